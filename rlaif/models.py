@@ -1,0 +1,108 @@
+"""Loading models and tokenizers: a folder, a hub name, a GGUF file, or a folder with a LoRA adapter.
+
+Imports torch and transformers when called, never on import.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import EngineError
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+def adapter_base(name: str) -> str | None:
+    """The base model of a LoRA adapter folder, or None if `name` is not one."""
+    config = Path(name) / ADAPTER_FILE
+    if not config.is_file():
+        return None
+    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise EngineError(f"{config}: no base_model_name_or_path; the adapter does not say which model it belongs to")
+    return str(base)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model folder, hub name, GGUF file or adapter folder."""
+    from transformers import AutoTokenizer
+
+    base = adapter_base(name)
+    if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
+    with _loading(name):
+        return AutoTokenizer.from_pretrained(**_source(name))
+
+
+def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Any:
+    """A causal language model in evaluation mode on `device` (CUDA if there is one). An adapter is merged into its base.
+
+    dtype: 'auto' (bfloat16 on CUDA, float32 on the CPU) or a torch dtype name.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = device or default_device()
+    base = adapter_base(name)
+    if base is not None:
+        from peft import PeftModel
+
+        with _loading(name):
+            merged: Any = PeftModel.from_pretrained(load_model(base, dtype, device), name).merge_and_unload()
+        return merged.eval()
+    with _loading(name):
+        model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=getattr(torch, resolve_dtype(dtype, device)))
+    if name.endswith(".gguf"):
+        _forget_quantization(model)
+    return model.to(device).eval()
+
+
+def default_device() -> str:
+    """'cuda' if there is one, else 'cpu'."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The torch dtype name for 'auto' on a device, or the given one."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def _source(name: str) -> dict[str, str]:
+    path = Path(name)
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise EngineError(f"{name}: no such file")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise EngineError(f"{name}: no such model folder")
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / ADAPTER_FILE).is_file():
+        raise EngineError(f"{name}: not a model folder: it has neither config.json nor {ADAPTER_FILE}")
+    return {"pretrained_model_name_or_path": name}
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Any:
+    """Turns what loading can fail with into one message."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EngineError(
+            f"can not load the model '{name}': {first_line}\n"
+            "It must be a folder with config.json and weights, a GGUF file, a LoRA adapter folder, "
+            "or the name of a model on the hub that this machine can reach"
+        ) from None
+
+
+def _forget_quantization(model: Any) -> None:
+    """A GGUF file is de-quantised on load; without this the model would refuse to be saved or trained."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

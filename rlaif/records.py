@@ -1,0 +1,155 @@
+"""Typed JSONL in and out: streaming, append-safe after a kill, every error with its file and line."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rlaif.errors import DataError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_records(path: Path, kind: type[R], *, tolerate_torn_tail: bool = False) -> Iterator[R]:
+    """Yields the rows of a JSONL file as records of `kind`.
+
+    With `tolerate_torn_tail`, a last line without its newline (a writer was killed) is passed over.
+    Raises DataError with the file and line number for anything that is not such a record.
+    """
+    for number, line in _lines(path, tolerate_torn_tail):
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            raise DataError(f"{path}:{number}: not a {kind.__name__}: {describe(error)}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yields (line number, object) for each non-empty line. Raises DataError with file and line."""
+    for number, line in _lines(path, False):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        yield number, row
+
+
+def describe(error: ValidationError) -> str:
+    """One line for a pydantic error: each key with what is wrong."""
+    parts = []
+    for item in error.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in item["loc"])
+        parts.append(f"{where}: {item['msg']}" if where else item["msg"])
+    return "; ".join(parts)
+
+
+def _lines(path: Path, tolerate_torn_tail: bool) -> Iterator[tuple[int, str]]:
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a file") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read (permission denied)") from None
+    with file:
+        for number, raw in enumerate(file, start=1):
+            if tolerate_torn_tail and not raw.endswith(b"\n"):
+                return
+            if not raw.strip():
+                continue
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:{number}: not UTF-8 text") from None
+
+
+class RecordWriter(Generic[R]):
+    """Appends records to a JSONL file, each line flushed as it is written.
+
+    Opening a file whose last line was torn by a kill cuts that line off, so that it is written again.
+    """
+
+    def __init__(self, path: Path, *, append: bool = True) -> None:
+        self.path = Path(path)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if append and self.path.exists():
+                _cut_torn_tail(self.path)
+            self._file = self.path.open("ab" if append else "wb")
+
+    def write(self, record: R) -> None:
+        with disk_errors(self.path):
+            self._file.write(record.model_dump_json(exclude_none=False).encode() + b"\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "RecordWriter[R]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_records(path: Path, records: Iterable[R]) -> int:
+    """Writes all records through a temporary file, so that the file is there whole or not at all; returns the count."""
+    temporary = Path(path).with_name(Path(path).name + ".tmp")
+    count = 0
+    with RecordWriter[R](temporary, append=False) as writer:
+        for record in records:
+            writer.write(record)
+            count += 1
+    os.replace(temporary, path)
+    return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file at once (through a temporary file)."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _cut_torn_tail(path: Path) -> None:
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        position = size
+        while position > 0:
+            step = min(65536, position)
+            file.seek(position - step)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(position - step + newline + 1)
+                return
+            position -= step
+        file.truncate(0)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk, a missing permission and the like into one message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{path}: no space left on the disk; what was written before is kept: "
+                "free some space and run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+            raise DataError(f"{path}: can not be written ({error.strerror})") from None
+        raise

@@ -1,0 +1,46 @@
+"""The one door to the four folders of text that ship with rlaif: judges, prompts, train presets, recipes.
+
+In a checkout they are top folders; in a wheel they are under rlaif/data. A path on disk wins over a shipped name.
+"""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from rlaif.errors import ConfigError, did_you_mean
+
+Kind = Literal["judges", "prompts", "train", "recipes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SUFFIX: dict[Kind, str] = {"judges": ".yaml", "prompts": ".j2", "train": ".yaml", "recipes": ".yaml"}
+
+
+def folder(kind: Kind) -> Path:
+    """The folder that holds the shipped files of a kind."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "data" / kind
+    return packaged if packaged.is_dir() else package.parent / kind
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of the shipped files of a kind, sorted."""
+    return sorted(path.name.removesuffix(SUFFIX[kind]) for path in folder(kind).glob(f"*{SUFFIX[kind]}"))
+
+
+def find(kind: Kind, name: str, beside: Path | None = None) -> Path:
+    """The file for a path (as it is, or beside the file that names it) or a shipped name.
+
+    Raises ConfigError naming the nearest shipped name.
+    """
+    candidates = [Path(name)]
+    if beside is not None and not Path(name).is_absolute():
+        candidates.insert(0, beside / name)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    shipped = folder(kind) / (name if name.endswith(SUFFIX[kind]) else name + SUFFIX[kind])
+    if "/" not in name and shipped.is_file():
+        return shipped
+    singular = "train preset" if kind == "train" else kind.removesuffix("s")
+    raise ConfigError(
+        f"unknown {singular} '{name}'{did_you_mean(name, names(kind))}: neither a file nor one of the shipped "
+        f"{kind}: {', '.join(names(kind))}"
+    )

@@ -1,0 +1,220 @@
+"""The records: what flows between the stages, one JSON object a line.
+
+Records are frozen and tied together by ids, never by positions. What can not be known is None, never a default:
+an unparsed judgment is not a score, not a tie and not a loss.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+SCHEMA_VERSION = 1
+
+
+def content_hash(*parts: object, length: int = 16) -> str:
+    """The first `length` hex digits of the SHA-256 of the parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a conversation. Keys beyond role and content (tool calls, names) are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+Messages = tuple[Message, ...]
+
+
+class Prompt(Record):
+    """What the policy is asked: one conversation that ends before the assistant's turn."""
+
+    id: str
+    messages: Messages = Field(min_length=1)
+    metadata: dict[str, JsonValue] = {}
+
+    @classmethod
+    def from_messages(cls, messages: Messages, id: str | None = None, metadata: dict[str, Any] | None = None) -> "Prompt":
+        """A prompt whose id is the hash of its messages unless one is given."""
+        return cls(id=id or prompt_content_id(messages), messages=messages, metadata=metadata or {})
+
+    @classmethod
+    def from_text(cls, text: str, system: str | None = None) -> "Prompt":
+        """A one-turn prompt, with a system message if given."""
+        turns = [Message(role="system", content=system)] if system is not None else []
+        return cls.from_messages((*turns, Message(role="user", content=text)))
+
+
+def prompt_content_id(messages: Messages) -> str:
+    return content_hash([message.as_dict() for message in messages])
+
+
+FinishReason = Literal["stop", "length", "other"]
+
+
+class Sampling(Record):
+    """How answers are sampled. `seed` makes a sample a function of (seed, prompt id, sample index) where the engine can."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+    stop: tuple[str, ...] = ()
+    seed: int | None = 0
+
+
+class Response(Record):
+    """One sampled answer; the row embeds its prompt, so a file of responses stands alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    prompt: Prompt
+    sample_index: int = Field(ge=0)
+    messages: Messages = Field(min_length=1)
+    model: str
+    engine: str
+    sampling: Sampling | None = None
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The content of the last assistant turn."""
+        return self.messages[-1].content
+
+
+class Preferred(Record):
+    """The judge prefers one of the shown responses."""
+
+    kind: Literal["preferred"] = "preferred"
+    response_id: str
+
+
+class Tie(Record):
+    """The judge finds the shown responses equally good."""
+
+    kind: Literal["tie"] = "tie"
+
+
+class Score(Record):
+    """The judge gives the shown response a score, normalised to [0, 1] by the judge's own scale."""
+
+    kind: Literal["score"] = "score"
+    score: float = Field(ge=0, le=1)
+
+
+Outcome = Annotated[Preferred | Tie | Score, Field(discriminator="kind")]
+NoOutcome = Literal["unparsed", "conflict", "refused", "truncated", "over-long"]
+
+
+class Judgment(Record):
+    """One answer of one judge, that is one vote. Letters like A and B occur only in `raw`; outcomes name response ids."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    comparison_id: str
+    judge: str
+    model: str
+    endpoint: str | None = None
+    template_hash: str
+    vote: int = Field(ge=0)
+    shown: tuple[str, ...] = Field(description="response ids in the order they were shown")
+    raw: str
+    outcome: Outcome | None = None
+    reason: NoOutcome | None = Field(default=None, description="why there is no outcome")
+    probabilities: dict[str, float] | None = Field(
+        default=None, description="of each response id, 'tie', or score value, when log-probs were read"
+    )
+    latency_seconds: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class JudgeTally(Record):
+    """What one judge said of one comparison (pairwise) or one response (pointwise)."""
+
+    judge: str
+    model: str
+    weight: float = Field(description="0: shown beside, without a say")
+    margin: float | None = Field(description="in [-1, 1], positive for the first response; for one response None")
+    score: float | None = Field(default=None, description="mean score in [0, 1] of a pointwise judge of one response")
+    scores: tuple[float | None, float | None] | None = Field(
+        default=None, description="of a pointwise judge in a comparison: the scores of the two responses"
+    )
+    asked: int
+    counted: int
+    unparsed: int
+    order_consistent: bool | None = Field(
+        default=None, description="both orders gave the same outcome; None if only one order has an outcome"
+    )
+    first_picks: int = 0
+    decided: int = Field(default=0, description="votes that preferred one response; the base of the first-pick rate")
+    judgments: tuple[str, ...] = ()
+
+
+class Verdict(Record):
+    """All judgments of one comparison (two responses) or of one response, aggregated."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    responses: tuple[Response, ...] = Field(min_length=1, max_length=2)
+    outcome: Outcome | None
+    margin: float | None = Field(description="in [-1, 1], positive if the first response is preferred")
+    confidence: float | None = Field(default=None, description="probability of being right; None until calibrated")
+    ensemble: str
+    votes_asked: int
+    votes_counted: int
+    votes_unparsed: int
+    stopping_rule: str
+    judges: tuple[JudgeTally, ...]
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.responses[0].prompt
+
+
+class Provenance(Record):
+    """Where a preference comes from: enough to find every vote and every sample again."""
+
+    verdict_ids: tuple[str, ...]
+    rule: str
+    ensemble: str
+    judges: tuple[JudgeTally, ...]
+    chosen_model: str
+    rejected_model: str
+    chosen_sampling: Sampling | None = None
+    rejected_sampling: Sampling | None = None
+
+
+class PreferencePair(Record):
+    """One preference triple, in the conversational format other trainers read as it is."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    prompt_id: str
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    chosen_id: str
+    rejected_id: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    chosen_finish_reason: FinishReason | None = None
+    rejected_finish_reason: FinishReason | None = None
+    margin: float | None = None
+    confidence: float | None = None
+    provenance: Provenance | None = None
