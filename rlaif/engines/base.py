@@ -1,0 +1,110 @@
+"""The seam to whatever answers a prompt. Policies and judges use the same one, so local and remote look alike above it."""
+
+import abc
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlaif.types import FinishReason, Messages, Sampling
+
+
+class Request(BaseModel):
+    """One conversation to answer, `n` times.
+
+    With `choices`, the answer must be one of them; an engine that can, constrains it and returns the probability of each.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    messages: Messages
+    sampling: Sampling
+    n: int = Field(default=1, ge=1)
+    sample_indices: tuple[int, ...] | None = None
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The sample indices asked for: 0..n-1 unless given (a resumed run asks for the missing ones only)."""
+        return self.sample_indices if self.sample_indices is not None else tuple(range(self.n))
+
+
+class Sample(BaseModel):
+    """One answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None
+    completion_tokens: int | None = None
+    choice_probabilities: dict[str, float] | None = None
+    """Of each of the request's choices, summing to 1; None if the engine could not know every one."""
+
+
+Failure = Literal["over-long", "rejected", "unavailable"]
+
+
+class Completion(BaseModel):
+    """The answers to one request, or the reason why there is none. A failure is not an answer and not a vote."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    samples: tuple[Sample, ...] = ()
+    prompt_tokens: int | None = None
+    latency_seconds: float | None = None
+    failure: Failure | None = None
+    detail: str = ""
+
+
+class Capabilities(BaseModel):
+    """What an engine can do, as far as it knows before the first call."""
+
+    model_config = ConfigDict(frozen=True)
+
+    choice_constraint: bool
+    choice_probabilities: bool
+    deterministic_seed: bool = False
+    """A sample depends on (seed, prompt, sample index) alone, whatever else is in the batch."""
+    context_tokens: int | None = None
+
+
+class Engine(abc.ABC):
+    """An asynchronous context manager: opening loads or connects, closing frees. Errors to the user are EngineError."""
+
+    kind: str
+    """transformers, vllm, openai or scripted."""
+    model: str
+    endpoint: str | None = None
+
+    @property
+    @abc.abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abc.abstractmethod
+    def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
+        """Yields one Completion per request, in the order in which they finish."""
+
+    async def complete(self, request: Request) -> Completion:
+        """The Completion of one request."""
+        async for completion in self.complete_many([request]):
+            return completion
+        raise AssertionError("an engine yields one completion per request")
+
+    async def open(self) -> None:  # noqa: B027 - an engine without anything to open need not define it
+        """Loads the model or connects. Raises EngineError."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Frees the model or the connections."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
