@@ -1,4 +1,4 @@
-"""The seam to whatever answers a prompt. Policies and judges use the same one, so local and remote look alike above it."""
+"""The seam to whatever answers a prompt. Policies and judges use the same one, so local and remote look alike."""
 
 import abc
 from collections.abc import AsyncIterator, Sequence
@@ -7,13 +7,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlaif.types import FinishReason, Messages, Sampling
+from rlaif.types import FinishReason, Messages, Sampling, content_hash
 
 
 class Request(BaseModel):
     """One conversation to answer, `n` times.
 
-    With `choices`, the answer must be one of them; an engine that can, constrains it and returns the probability of each.
+    With `choices`, the answer must be one of them; an engine that can, constrains it and gives the probability of each.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,6 +29,16 @@ class Request(BaseModel):
     def indices(self) -> tuple[int, ...]:
         """The sample indices asked for: 0..n-1 unless given (a resumed run asks for the missing ones only)."""
         return self.sample_indices if self.sample_indices is not None else tuple(range(self.n))
+
+    def seed_of(self, index: int) -> int | None:
+        """The seed of one sample for engines that take seeds, None if the sampling has none.
+
+        A positive 31-bit number from (seed, key), plus the index: consecutive, because servers that draw n samples
+        from one seed count up from it, so asking for some indices only gives the same samples.
+        """
+        if self.sampling.seed is None:
+            return None
+        return int(content_hash(self.sampling.seed, self.key, length=7), 16) + index
 
 
 class Sample(BaseModel):
