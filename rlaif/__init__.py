@@ -1,3 +1,43 @@
-"""rlaif: from a list of prompts to an aligned language model, without human labels."""
+"""rlaif: from a list of prompts to an aligned language model, without human labels.
+
+The six functions are the six commands; importing this module loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rlaif.engines import EngineConfig as EngineConfig
+    from rlaif.evaluation import evaluate as evaluate
+    from rlaif.generation import generate as generate
+    from rlaif.judges.run import judge as judge
+    from rlaif.preferences.pairs import make_pairs as make_pairs
+    from rlaif.recipes import run as run
+    from rlaif.train.run import train as train
+    from rlaif.types import Sampling as Sampling
+
+_HOMES = {
+    "EngineConfig": "rlaif.engines",
+    "Sampling": "rlaif.types",
+    "evaluate": "rlaif.evaluation",
+    "generate": "rlaif.generation",
+    "judge": "rlaif.judges.run",
+    "make_pairs": "rlaif.preferences.pairs",
+    "run": "rlaif.recipes",
+    "train": "rlaif.train.run",
+}
+__all__ = ["EngineConfig", "Sampling", "__version__", "evaluate", "generate", "judge", "make_pairs", "run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlaif' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -52,7 +52,9 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Any
             merged: Any = PeftModel.from_pretrained(load_model(base, dtype, device), name).merge_and_unload()
         return merged.eval()
     with _loading(name):
-        model = AutoModelForCausalLM.from_pretrained(**_source(name), dtype=getattr(torch, resolve_dtype(dtype, device)))
+        model = AutoModelForCausalLM.from_pretrained(
+            **_source(name), dtype=getattr(torch, resolve_dtype(dtype, device))
+        )
     if name.endswith(".gguf"):
         _forget_quantization(model)
     return model.to(device).eval()

@@ -139,17 +139,26 @@ def _cut_torn_tail(path: Path) -> None:
         file.truncate(0)
 
 
+def disk_message(error: OSError, path: Path | str | None = None) -> str | None:
+    """What to tell the user of a full disk, a missing permission and the like; None for any other error."""
+    where = path or error.filename or "the output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{where}: no space left on the disk; what was written before is kept: "
+            "free some space and run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+        return f"{where}: can not be written ({error.strerror})"
+    return None
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, a missing permission and the like into one message."""
+    """Turns a full disk, a missing permission and the like into one DataError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"{path}: no space left on the disk; what was written before is kept: "
-                "free some space and run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
-            raise DataError(f"{path}: can not be written ({error.strerror})") from None
-        raise
+        message = disk_message(error, path)
+        if message is None:
+            raise
+        raise DataError(message) from None

@@ -48,7 +48,9 @@ class Prompt(Record):
     metadata: dict[str, JsonValue] = {}
 
     @classmethod
-    def from_messages(cls, messages: Messages, id: str | None = None, metadata: dict[str, Any] | None = None) -> "Prompt":
+    def from_messages(
+        cls, messages: Messages, id: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> "Prompt":
         """A prompt whose id is the hash of its messages unless one is given."""
         return cls(id=id or prompt_content_id(messages), messages=messages, metadata=metadata or {})
 

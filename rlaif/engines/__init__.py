@@ -1,0 +1,109 @@
+"""Who answers a prompt: one seam (base.py), one module per engine, and `make_engine` to choose one."""
+
+import importlib.util
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from rlaif.config import Config
+from rlaif.engines.base import Engine
+from rlaif.errors import ConfigError
+
+EngineKind = Literal["auto", "vllm", "transformers", "openai"]
+
+
+class EngineConfig(Config):
+    """Which model answers, and through what."""
+
+    model: str
+    """A model folder, hub name, GGUF file or LoRA adapter folder; for an endpoint, the name it serves."""
+    engine: EngineKind = "auto"
+    """auto: openai if a base_url is given, vllm where there is CUDA and vLLM, else transformers in process."""
+    base_url: tuple[str, ...] = ()
+    """OpenAI-compatible endpoints, ending in /v1; several share the load."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself is never written anywhere."""
+    concurrency: int | None = None
+    """Requests in flight; by default 16 for an endpoint and 256 for vLLM."""
+    max_requests: int | None = None
+    """Stop, with everything saved, after so many requests to an endpoint."""
+    timeout_seconds: float = 600
+    """How long one request to an endpoint may take."""
+    max_retries: int = 6
+    """How often a request is tried again after 429, 5xx, a timeout or a lost connection."""
+    constraint: Literal["auto", "structured_outputs", "none"] = "auto"
+    """How an endpoint is asked to keep to given choices; auto tries vLLM's structured_outputs and notices a refusal."""
+    extra_body: dict[str, Any] = {}
+    """Further fields for every request to an endpoint."""
+    dtype: str = "auto"
+    """Of a local model: bfloat16 on CUDA and float32 on the CPU unless given."""
+    batch_size: int = 32
+    """Samples decoded together by the transformers engine."""
+    max_model_len: int | None = None
+    """Context length of vLLM, in tokens; by default the model's own."""
+    engine_args: dict[str, Any] = {}
+    """Further arguments for vLLM's engine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "api_key" in data:
+            raise ValueError(
+                "a key must not stand in a file: put it into an environment variable and name it in api_key_env"
+            )
+        if isinstance(data, dict) and isinstance(data.get("base_url"), str):
+            return {**data, "base_url": (data["base_url"],)}
+        return data
+
+    @property
+    def resolved_engine(self) -> Literal["vllm", "transformers", "openai"]:
+        """The engine that 'auto' stands for on this machine."""
+        if self.engine != "auto":
+            return self.engine
+        if self.base_url:
+            return "openai"
+        if importlib.util.find_spec("vllm") is not None and _has_cuda():
+            return "vllm"
+        return "transformers"
+
+
+def make_engine(config: EngineConfig) -> Engine:
+    """The engine for a configuration, not yet opened. Raises ConfigError for impossible combinations."""
+    kind = config.resolved_engine
+    if config.base_url and kind != "openai":
+        raise ConfigError(f"--base-url belongs to the engine 'openai', not to '{kind}'; drop one of the two")
+    if kind == "openai":
+        from rlaif.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(
+            config.model,
+            base_urls=config.base_url,
+            api_key_env=config.api_key_env,
+            concurrency=config.concurrency or 16,
+            timeout_seconds=config.timeout_seconds,
+            max_retries=config.max_retries,
+            max_requests=config.max_requests,
+            constraint=config.constraint,
+            extra_body=config.extra_body,
+        )
+    if config.max_requests is not None:
+        raise ConfigError(f"--max-requests bounds paid endpoints; the engine '{kind}' runs on this machine: drop it")
+    if kind == "vllm":
+        from rlaif.engines.vllm import VllmEngine
+
+        return VllmEngine(
+            config.model,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            concurrency=config.concurrency or 256,
+            engine_args=config.engine_args,
+        )
+    from rlaif.engines.transformers import TransformersEngine
+
+    return TransformersEngine(config.model, dtype=config.dtype, batch_size=config.batch_size)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

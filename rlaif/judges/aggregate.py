@@ -1,0 +1,107 @@
+"""Votes to margins, margins to a verdict: pure functions of judgments, in which order of arrival never counts."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from rlaif.judges.config import Aggregate
+from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Score, Tie
+
+EQUAL = 1e-9
+"""Margins nearer to zero than this are ties (rounding of probabilities)."""
+
+
+def vote_margin(judgment: Judgment, first: str, second: str) -> float | None:
+    """In [-1, 1], positive for `first`: p(first) - p(second) with log-probs, else +1, 0 or -1; None without an outcome."""
+    if judgment.outcome is None:
+        return None
+    if judgment.probabilities is not None:
+        return judgment.probabilities.get(first, 0.0) - judgment.probabilities.get(second, 0.0)
+    if isinstance(judgment.outcome, Preferred):
+        return 1.0 if judgment.outcome.response_id == first else -1.0
+    return 0.0
+
+
+def pairwise_tally(
+    judge: str, model: str, weight: float, votes: Sequence[Judgment], first: str, second: str
+) -> JudgeTally:
+    """One judge on one comparison. Its margin is the mean of its mean in each order, so position never decides."""
+    by_order: dict[str, list[float]] = {first: [], second: []}
+    first_picks = decided = 0
+    for judgment in votes:
+        margin = vote_margin(judgment, first, second)
+        if margin is not None:
+            by_order[judgment.shown[0]].append(margin)
+        if isinstance(judgment.outcome, Preferred):
+            decided += 1
+            first_picks += judgment.outcome.response_id == judgment.shown[0]
+    means = [fmean(margins) for margins in by_order.values() if margins]
+    consistent = _sign(means[0]) == _sign(means[1]) if len(means) == 2 else None
+    counted = sum(len(margins) for margins in by_order.values())
+    return JudgeTally(
+        judge=judge,
+        model=model,
+        weight=weight,
+        margin=fmean(means) if means else None,
+        asked=len(votes),
+        counted=counted,
+        unparsed=len(votes) - counted,
+        order_consistent=consistent,
+        first_picks=first_picks,
+        decided=decided,
+        judgments=tuple(judgment.id for judgment in votes),
+    )
+
+
+def mean_score(votes: Sequence[Judgment]) -> float | None:
+    """The mean score in [0, 1] of a pointwise judge's votes on one response; None without any outcome."""
+    scores = [judgment.outcome.score for judgment in votes if isinstance(judgment.outcome, Score)]
+    return fmean(scores) if scores else None
+
+
+def pointwise_tally(judge: str, model: str, weight: float, votes: Sequence[Sequence[Judgment]]) -> JudgeTally:
+    """One pointwise judge on one response (its score) or on two (the difference of their scores is the margin)."""
+    scores = [mean_score(one) for one in votes]
+    every = [judgment for one in votes for judgment in one]
+    counted = sum(judgment.outcome is not None for judgment in every)
+    margin = None
+    if len(scores) == 2 and scores[0] is not None and scores[1] is not None:
+        margin = scores[0] - scores[1]
+    return JudgeTally(
+        judge=judge,
+        model=model,
+        weight=weight,
+        margin=margin,
+        score=scores[0] if len(scores) == 1 else None,
+        scores=(scores[0], scores[1]) if len(scores) == 2 else None,
+        asked=len(every),
+        counted=counted,
+        unparsed=len(every) - counted,
+        judgments=tuple(judgment.id for judgment in every),
+    )
+
+
+def ensemble_margin(tallies: Sequence[JudgeTally], aggregate: Aggregate) -> float | None:
+    """The weighted mean of the judges' margins (or of their signs, for majority), over the judges that have one."""
+    voiced = [(tally.margin, tally.weight) for tally in tallies if tally.margin is not None and tally.weight > 0]
+    if not voiced:
+        return None
+    values = [(margin if aggregate == "mean" else float(_sign(margin)), weight) for margin, weight in voiced]
+    return sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
+
+
+def ensemble_score(tallies: Sequence[JudgeTally]) -> float | None:
+    """The weighted mean score of one response, over the judges that gave one."""
+    voiced = [(tally.score, tally.weight) for tally in tallies if tally.score is not None and tally.weight > 0]
+    return sum(score * weight for score, weight in voiced) / sum(weight for _, weight in voiced) if voiced else None
+
+
+def outcome_of_margin(margin: float | None, first: str, second: str) -> Outcome | None:
+    """The preferred response, a tie at zero, None without a margin."""
+    if margin is None:
+        return None
+    sign = _sign(margin)
+    return Tie() if sign == 0 else Preferred(response_id=first if sign > 0 else second)
+
+
+def _sign(value: float) -> int:
+    return 0 if abs(value) < EQUAL else (1 if value > 0 else -1)

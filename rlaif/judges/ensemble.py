@@ -1,0 +1,118 @@
+"""An ensemble is loaded from YAML, every single judge as an ensemble of one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlaif.engines import EngineConfig
+from rlaif.errors import ConfigError
+from rlaif.judges.config import (
+    Aggregate,
+    Comparisons,
+    EnsembleConfig,
+    Member,
+    ProgramConfig,
+    load_judge_file,
+    load_template,
+)
+from rlaif.judges.judge import LLMJudge, ProgramJudge
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Loaded judges, ready to be asked."""
+
+    name: str
+    programs: tuple[ProgramJudge, ...]
+    llms: tuple[LLMJudge, ...]
+    aggregate: Aggregate
+    comparisons: Comparisons | None
+    """None: every response is judged by itself (all members are pointwise or programs)."""
+
+    @property
+    def pairwise(self) -> tuple[LLMJudge, ...]:
+        return tuple(judge for judge in self.llms if judge.is_pairwise)
+
+    @property
+    def pointwise(self) -> tuple[LLMJudge, ...]:
+        return tuple(judge for judge in self.llms if not judge.is_pairwise)
+
+
+def load_ensemble(
+    name: str,
+    *,
+    votes: int = 2,
+    models: tuple[EngineConfig, ...] = (),
+    comparisons: Comparisons | None = None,
+    beside: Path | None = None,
+) -> Ensemble:
+    """A judge or ensemble by shipped name or path, ready to be asked.
+
+    votes: per judge and item. models: judge with these, instead of those the files name; several make a panel.
+    comparisons: 'all', 'ring' or 'screened', instead of the file's. Raises ConfigError.
+    """
+    if votes < 1:
+        raise ConfigError(f"votes is {votes}; at least 1 is needed (2 show a pairwise judge both orders)")
+    config, path = load_judge_file(name, beside)
+    if isinstance(config, EnsembleConfig):
+        members, aggregate, comparisons = config.members, config.aggregate, comparisons or config.comparisons
+    else:
+        members, aggregate = (Member(judge=str(path)),), "mean"
+    programs: list[ProgramJudge] = []
+    llms: list[LLMJudge] = []
+    for member in members:
+        judge = _load_member(member, path, votes, models)
+        if isinstance(judge, ProgramJudge):
+            programs.append(judge)
+        else:
+            llms.extend(judge)
+    if models and not llms:
+        raise ConfigError(f"{path}: has no LLM judge, so a judge model has nothing to do; drop --model")
+    if any(judge.is_pairwise for judge in llms):
+        comparisons = comparisons or "all"
+    _check_deciders(str(path), programs, llms, comparisons)
+    return Ensemble(config.name, tuple(programs), tuple(llms), aggregate, comparisons)
+
+
+def _load_member(
+    member: Member, ensemble_path: Path, votes: int, models: tuple[EngineConfig, ...]
+) -> ProgramJudge | list[LLMJudge]:
+    config, path = load_judge_file(member.judge, ensemble_path.parent)
+    if isinstance(config, EnsembleConfig):
+        raise ConfigError(
+            f"{ensemble_path}: the member '{member.judge}' is itself an ensemble; list its judges instead"
+        )
+    name = member.name or config.name
+    if isinstance(config, ProgramConfig):
+        return ProgramJudge(name, config, member.weight)
+    template = load_template(config, path)
+    own = member.engine or config.engine
+    engines = models or ((own,) if own is not None else ())
+    if not engines:
+        raise ConfigError(
+            f"{path}: the judge '{name}' names no model; give one with --model (and --base-url for an endpoint), "
+            "or as engine: {model: ...} in the file"
+        )
+    return [
+        LLMJudge(
+            name=name if len(engines) == 1 else f"{name}@{Path(engine.model).name}",
+            config=config,
+            template=template,
+            engine=engine,
+            weight=member.weight,
+            votes=member.votes or votes,
+        )
+        for engine in engines
+    ]
+
+
+def _check_deciders(
+    where: str, programs: list[ProgramJudge], llms: list[LLMJudge], comparisons: Comparisons | None
+) -> None:
+    if comparisons != "screened":
+        return
+    scoring = [judge for judge in llms if not judge.is_pairwise]
+    if not any(judge.weight > 0 for judge in (*programs, *scoring)):
+        raise ConfigError(
+            f"{where}: comparisons 'screened' needs a program or pointwise judge with a weight above 0 to screen with; "
+            "add one, or compare 'all' or 'ring'"
+        )
