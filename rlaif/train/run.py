@@ -1,0 +1,195 @@
+"""One training run from a configuration to a folder with the trained adapter or model."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import DataError, TrainError
+from rlaif.progress import say
+from rlaif.records import write_text
+from rlaif.train.card import judges_of, model_card
+from rlaif.train.checkpoints import METRICS_FILE, read_metrics
+from rlaif.train.config import TrainConfig
+from rlaif.train.rows import Rows, read_examples, tokenize
+from rlaif.train.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
+
+SKIPPED_FILE = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run. metrics: the last line of metrics.jsonl."""
+
+    path: Path
+    steps: int
+    metrics: dict[str, float]
+    rows: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do. trainable_parameters: None where only the weights could tell."""
+
+    rows: int
+    skipped: dict[str, int]
+    tokens: int
+    completion_tokens: int
+    longest_tokens: int
+    steps: int
+    trainable_parameters: int | None
+
+
+def train(config: TrainConfig, *, overwrite: bool = False) -> TrainResult:
+    """Trains, and gives back where the result is and how it went.
+
+    A killed run is continued from its last complete checkpoint; a finished one is not run again. Raises ConfigError if
+    the folder holds another run, DataError for unusable data, EngineError for a model that does not load, TrainError
+    if training can not start or go on.
+    """
+    _one_process()
+    data_hash = file_hash(config.data)
+    if overwrite:
+        remove_run(config.output)
+    manifest = check_same_run(config.output, config, data_hash)
+    if manifest is not None and manifest["finished"]:
+        say(f"{config.output}: already finished, nothing is run again (--overwrite starts over)")
+        return _result(config, manifest)
+    rows = _rows(config)
+    if manifest is None:
+        manifest = start_manifest(config, data_hash, rows.hash())
+        write_manifest(config.output, manifest)
+    _list_skipped(config, rows)
+    base = _run(config, rows, manifest)
+    metrics = _last_metrics(config)
+    card = model_card(
+        config, base, data_hash, judges_of(config.data), len(rows.rows), len(rows.skipped), metrics
+    )  # fmt: skip
+    write_text(config.output / "README.md", card)
+    manifest.update(finished=True, rows=len(rows.rows), skipped=len(rows.skipped))
+    write_manifest(config.output, manifest)
+    return _result(config, manifest)
+
+
+def dry_run(config: TrainConfig) -> DryRun:
+    """Tokenises the data and counts, without loading the model's weights."""
+    file_hash(config.data)
+    rows = _rows(config)
+    reasons: dict[str, int] = {}
+    for skipped in rows.skipped:
+        kind = skipped.reason.split(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + 1
+    return DryRun(
+        rows=len(rows.rows),
+        skipped=reasons,
+        tokens=sum(len(row.prompt) + row.completion_tokens for row in rows.rows),
+        completion_tokens=sum(row.completion_tokens for row in rows.rows),
+        longest_tokens=max(len(row.prompt) + max(map(len, row.completions)) for row in rows.rows),
+        steps=config.total_steps(len(rows.rows)),
+        trainable_parameters=_trainable_parameters(config),
+    )
+
+
+def _one_process() -> None:
+    world = int(os.environ.get("WORLD_SIZE") or 1)
+    if world > 1:
+        raise TrainError(
+            f"started as {world} processes (WORLD_SIZE={world}), and training on several devices is not supported yet; "
+            "start 'rlaif train' once, without torchrun or accelerate launch"
+        )
+
+
+def _rows(config: TrainConfig) -> Rows:
+    from rlaif.models import load_tokenizer
+
+    tokenizer = load_tokenizer(config.model)
+    examples = read_examples(config.data, config.method)
+    rows = tokenize(examples, tokenizer, config.max_length, config.truncation)
+    if not rows.rows:
+        reasons = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
+        raise DataError(
+            f"{config.data}: no rows left to train on ({len(rows.skipped)} left out, {reasons or 'no rows'})"
+        )
+    return rows
+
+
+def _list_skipped(config: TrainConfig, rows: Rows) -> None:
+    lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows.skipped)
+    write_text(config.output / SKIPPED_FILE, lines)
+    if rows.skipped:
+        count = len(rows.skipped) + len(rows.rows)
+        say(f"{len(rows.skipped)} of {count} rows left out; why: {config.output / SKIPPED_FILE}")
+
+
+def _run(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> str:
+    """Trains to the end and saves; returns the name of the base model."""
+    from rlaif.train.arguments import check_trainer_keys
+
+    check_trainer_keys(config)
+    with _quiet_libraries():
+        from rlaif.train.session import run_session
+
+        return run_session(config, rows, manifest)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Within it transformers and peft say only errors, on standard error."""
+    import warnings
+
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _last_metrics(config: TrainConfig) -> dict[str, float]:
+    lines = read_metrics(config.output / METRICS_FILE)
+    return lines[-1] if lines else {}
+
+
+def _result(config: TrainConfig, manifest: dict[str, Any]) -> TrainResult:
+    metrics = _last_metrics(config)
+    return TrainResult(
+        path=config.output,
+        steps=int(metrics.get("step", 0)),
+        metrics=metrics,
+        rows=manifest["rows"],
+        skipped=manifest["skipped"],
+    )
+
+
+def _trainable_parameters(config: TrainConfig) -> int | None:
+    """Counted on a model without weights (the meta device); None for a GGUF file or an unusual model."""
+    if config.model.endswith(".gguf"):
+        return None
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from rlaif.models import adapter_base
+
+    name = config.model
+    while (base := adapter_base(name)) is not None:
+        name = base
+    with _quiet_libraries(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        if not config.full:
+            modules = config.lora.target_modules
+            targets = modules if isinstance(modules, str) else list(modules)
+            model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=config.lora.r, target_modules=targets))
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

@@ -1,0 +1,119 @@
+"""The run folder: what is in it, whether it is this run's, finished or to be continued."""
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import rlaif
+from rlaif.errors import ConfigError, DataError
+from rlaif.records import write_text
+from rlaif.train.config import TrainConfig
+
+MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+MAY_CHANGE = {"output", "micro_batch_tokens", "gradient_checkpointing", "save_steps", "keep_checkpoints"}
+"""Keys that may differ when a run is continued: they change no result (but rounding)."""
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a data file, in hex. Raises DataError if it is missing or empty."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; make one with 'rlaif judge' or 'rlaif pairs'") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: can not be read: {error.strerror}") from None
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; it must hold one JSON row a line")
+    return digest.hexdigest()
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values, `auto` decided where that needs no machine."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    values["learning_rate"] = config.peak_learning_rate
+    return values
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder, None if the folder is no run yet."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest
+
+
+def check_same_run(folder: Path, config: TrainConfig, data_hash: str) -> dict[str, Any] | None:
+    """The manifest of the run in `folder`, None if a new one may start there.
+
+    Raises ConfigError if the folder holds another run, naming the keys and both values, or something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, and the output must be a folder; choose another -o")
+    manifest = read_manifest(folder)
+    if manifest is None:
+        if folder.is_dir() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
+            raise ConfigError(f"{folder}: is not empty and holds no training run; choose another -o")
+        return None
+    old, new = dict(manifest["config"]), settings(config)
+    changed = [
+        f"  {key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if key not in MAY_CHANGE and old.get(key) != new.get(key)
+    ]
+    if manifest["data_hash"] != data_hash:
+        changed.append(f"  the content of {config.data}: hash was {manifest['data_hash'][:16]}, now {data_hash[:16]}")
+    if changed:
+        listing = "\n".join(changed)
+        raise ConfigError(
+            f"{folder}: holds a run with another configuration:\n{listing}\n"
+            "Choose another -o, change these back, or start over with --overwrite (this deletes the old run)"
+        )
+    return manifest
+
+
+def remove_run(folder: Path) -> None:
+    """Deletes a run folder. Raises ConfigError if it is not one: nothing else is ever deleted."""
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST).is_file():
+        if folder.is_dir() and not any(folder.iterdir()):
+            return
+        raise ConfigError(f"{folder}: --overwrite deletes only training runs, and this is not one; choose another -o")
+    shutil.rmtree(folder)
+
+
+def start_manifest(config: TrainConfig, data_hash: str, rows_hash: str) -> dict[str, Any]:
+    """The manifest of a run that starts: configuration, hashes, seeds and versions."""
+    return {
+        "schema_version": 1,
+        "finished": False,
+        "config": settings(config),
+        "data_hash": data_hash,
+        "rows_hash": rows_hash,
+        "seed": config.seed,
+        "versions": {"rlaif": rlaif.__version__, **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest, and the configuration beside it as YAML that can be used again."""
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / CONFIG, yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
