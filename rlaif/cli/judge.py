@@ -16,6 +16,7 @@ class ComparisonsName(StrEnum):
     all = "all"
     ring = "ring"
     screened = "screened"
+    models = "models"
 
 
 def judge_command(
@@ -25,7 +26,7 @@ def judge_command(
     votes: Annotated[int, typer.Option("--votes", min=1, help="Votes per judge and comparison, their orders alternating.")] = 2,
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel.")] = None,
     pairs: Annotated[Path | None, typer.Option("--pairs", help="Also write preference pairs here (with the defaults of rlaif pairs).")] = None,
-    comparisons: Annotated[ComparisonsName | None, typer.Option("--comparisons", help="all: every pair of a prompt's responses; ring: each with the next; screened: one pair by the scores.")] = None,
+    comparisons: Annotated[ComparisonsName | None, typer.Option("--comparisons", help="all: every pair of a prompt's responses; ring: each with the next; screened: one pair by the scores; models: sample by sample between models.")] = None,
     max_unparsed: Annotated[float, typer.Option("--max-unparsed", min=0, max=1, help="Share of a judge's votes without a verdict that is allowed.")] = 0.05,
     engine: options.Engine = options.EngineName.auto,
     base_url: options.BaseUrl = None,

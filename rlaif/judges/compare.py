@@ -24,9 +24,13 @@ def comparisons_of(
 ) -> tuple[list[Item], str]:
     """The comparisons of one prompt's responses, and the reason if there are none.
 
-    all: every pair; ring: each with the next; screened: the best by score against a random one that scores lower.
-    Responses with the same text are never compared: there is nothing to prefer.
+    all: every pair; ring: each with the next; screened: the best by score against a random one that scores lower;
+    models: each sample of one model with the same sample of every other. Only `models` compares responses with the same
+    text (they tie); elsewhere there is nothing to prefer.
     """
+    if rule == "models":
+        pairs = [pair for pair in combinations(group, 2) if pair[0].sample_index == pair[1].sample_index]
+        return [Item(pair) for pair in pairs], "" if pairs else "responses of one model only"
     if rule == "screened":
         return _screened(group, score)
     pairs = list(combinations(group, 2))

@@ -17,7 +17,7 @@ PAIRWISE_VARIABLES = SHARED_VARIABLES | {"response_a", "response_b"}
 POINTWISE_VARIABLES = SHARED_VARIABLES | {"response", "scale"}
 
 Aggregate = Literal["mean", "majority"]
-Comparisons = Literal["all", "ring", "screened"]
+Comparisons = Literal["all", "ring", "screened", "models"]
 
 
 class LLMJudgeConfig(Config):

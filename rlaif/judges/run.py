@@ -184,27 +184,26 @@ class Session:
 
     async def _ask_model(self, judges: list[LLMJudge], items: list[Item]) -> None:
         engine = self.engines.get(judges[0].name) or make_engine(judges[0].engine)
-        ballots = [Ballot(judge, item, vote) for judge in judges for item in items for vote in first_votes(judge)]
-        missing = self._missing(ballots, engine)
-        rest = [judge for judge in judges if any(further_votes(judge, [None]))]
-        if not missing and not rest:
-            for judge in judges:
-                _tell_repeats(judge, 0, len(items))
-            return
-        async with engine:
-            await self._collect(missing, engine)
-            further = [
-                Ballot(judge, item, vote) for judge in rest for item in items for vote in self._further(judge, item)
-            ]
-            await self._collect(self._missing(further, engine), engine)
-            for judge in judges:
-                _tell_repeats(judge, sum(ballot.judge is judge for ballot in further), len(items))
-            for notice in getattr(engine, "notices", []):
-                say(f"{engine.model}: {notice}")
+        first = [Ballot(judge, item, vote) for judge in judges for item in items for vote in first_votes(judge)]
+        missing = self._missing(first, engine)
+        if missing or self._missing(self._further(judges, items), engine):
+            async with engine:
+                await self._collect(missing, engine)
+                await self._collect(self._missing(self._further(judges, items), engine), engine)
+                for notice in getattr(engine, "notices", []):
+                    say(f"{engine.model}: {notice}")
+        for judge in judges:
+            _tell_repeats(judge, sum(len(self._votes(judge.name, item)) for item in items), len(items))
 
-    def _further(self, judge: LLMJudge, item: Item) -> range:
-        votes = self.votes.get((judge.name, item.id), {})
-        return further_votes(judge, [votes.get(vote) for vote in first_votes(judge)])
+    def _further(self, judges: list[LLMJudge], items: list[Item]) -> list["Ballot"]:
+        """The ballots that follow from the first votes."""
+        ballots = []
+        for judge in judges:
+            for item in items:
+                votes = self.votes.get((judge.name, item.id), {})
+                earlier = [votes.get(vote) for vote in first_votes(judge)]
+                ballots += [Ballot(judge, item, vote) for vote in further_votes(judge, earlier)]
+        return ballots
 
     def _missing(self, ballots: list["Ballot"], engine: Engine) -> dict[str, tuple["Ballot", Request]]:
         """The ballots that are not in the journal, by the key of their request; the others are taken from it."""
@@ -295,10 +294,10 @@ class Ballot:
     vote: int
 
 
-def _tell_repeats(judge: LLMJudge, further: int, items: int) -> None:
+def _tell_repeats(judge: LLMJudge, asked: int, items: int) -> None:
     """Says so when fewer votes were asked than the user wanted."""
-    unasked = items * (judge.votes - len(first_votes(judge))) - further
-    if unasked > 0:
+    unasked = items * judge.votes - asked
+    if unasked > 0 and judge.votes > orders(judge):
         say(
             f"{judge.name}: {unasked} of {items * judge.votes} votes not asked: at temperature 0, or where log-probs are "
             f"read, a judge repeats itself after one vote per order ({orders(judge)})"

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from rlaif.evaluation import Evaluation
 from rlaif.judges.stats import JudgeStats
+from rlaif.statistics import Estimate
 
 
 def judge_rows(judges: Sequence[JudgeStats]) -> list[list[str]]:
@@ -39,3 +41,36 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({part / whole:.0%})" if whole else "-"
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[list[str]]:
+    """A header and one row per measure: base against trained."""
+    base, policy = evaluation.baseline, evaluation.policy
+    return [
+        ["", "base", "trained"],
+        ["score (pass rate), 95 % interval", estimate(base.score), estimate(policy.score)],
+        [
+            "preferred, ties as half",
+            "",
+            f"{estimate(evaluation.win_rate)}; {evaluation.wins} won, {evaluation.ties} tied, {evaluation.losses} lost",
+        ],
+        ["answers", str(base.answers), str(policy.answers)],
+        ["mean tokens", _number(base.mean_tokens, 1), f"{_number(policy.mean_tokens, 1)} (x {_number(evaluation.length_ratio, 2)})"],
+        ["ended by itself", _percent(base.finished), _percent(policy.finished)],
+        ["distinct 1-grams / 2-grams", *(f"{_number(m.distinct_1, 2)} / {_number(m.distinct_2, 2)}" for m in (base, policy))],
+        ["distinct answers", _percent(base.distinct_answers), _percent(policy.distinct_answers)],
+        ["relevance, nats per token", _number(base.relevance, 2), _number(policy.relevance, 2)],
+    ]
+
+
+def estimate(value: Estimate | None) -> str:
+    """A share with its interval, in percent."""
+    return "-" if value is None else f"{value.value:.1%} [{value.low:.0%}, {value.high:.0%}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"

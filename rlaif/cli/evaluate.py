@@ -1,0 +1,82 @@
+"""rlaif evaluate"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli import options
+
+
+def evaluate_command(
+    prompts: Annotated[str, typer.Argument(help="Held-out prompts (any format that rlaif generate reads).")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The trained policy: a model or adapter folder.")],
+    baseline: Annotated[str, typer.Option("--baseline", "-b", help="What it is compared with, usually the base model.")],
+    judge: Annotated[str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name or a YAML file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the answers, the verdicts and evaluation.json.")],
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Answers per prompt and model.")] = 1,
+    votes: Annotated[int, typer.Option("--votes", min=1, help="Votes per judge and comparison.")] = 2,
+    judge_model: Annotated[list[str] | None, typer.Option("--judge-model", help="Model that judges, instead of the file's; several make a panel.")] = None,
+    judge_engine: Annotated[options.EngineName, typer.Option("--judge-engine", help="Engine of the judge model.")] = options.EngineName.auto,
+    judge_base_url: Annotated[list[str] | None, typer.Option("--judge-base-url", help="Endpoint of the judge model.", metavar="URL")] = None,
+    engine: options.Engine = options.EngineName.auto,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
+    max_tokens: options.MaxTokens = 512,
+    seed: options.Seed = 0,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")] = None,
+    relevance: Annotated[bool, typer.Option("--relevance/--no-relevance", help="Measure whether answers belong to their prompts.")] = True,
+    concurrency: options.Concurrency = None,
+    max_requests: options.MaxRequests = None,
+    batch_size: options.BatchSize = 32,
+    dtype: options.DType = "auto",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Compare a trained policy with its base on held-out prompts.
+
+    Example: rlaif evaluate heldout.jsonl --model runs/dpo --baseline HuggingFaceTB/SmolLM2-135M-Instruct --judge brief
+    -o runs/eval
+    """
+    from rlaif.config import validate
+    from rlaif.evaluation import evaluate
+    from rlaif.generation import plan
+    from rlaif.inputs import read_prompts
+    from rlaif.types import Sampling
+
+    policy, base = options.engine_configs(
+        [model, baseline], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
+        max_requests=max_requests, batch_size=batch_size, dtype=dtype,
+    )  # fmt: skip
+    judges = options.engine_configs(
+        judge_model or [], engine=judge_engine, base_url=judge_base_url, api_key_env=api_key_env,
+        concurrency=concurrency, max_requests=max_requests, batch_size=batch_size, dtype=dtype,
+    )  # fmt: skip
+    sampling = validate(
+        {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}, Sampling, "command line"
+    )
+    if dry_run:
+        from rlaif.judges.ensemble import load_ensemble
+
+        found = read_prompts(prompts, system=system)
+        ensemble = load_ensemble(judge, votes=votes, models=judges, comparisons="models")
+        would = plan(found, (base, policy), n, sampling)
+        would["LLM votes, at most"] = sum(llm.votes for llm in ensemble.llms) * len(found.prompts) * n
+        options.print_json(would) if json else options.print_table(would)
+        return
+    result = evaluate(
+        policy, base, prompts, judge, n=n, sampling=sampling, system=system, votes=votes, judge_models=judges,
+        measure_relevance=relevance, output=output, overwrite=overwrite,
+    )  # fmt: skip
+    if json:
+        options.print_json(result.as_dict())
+        return
+    from rlaif.report.tables import evaluation_rows, text_table
+
+    print(text_table(evaluation_rows(result)))
+    for finding in result.findings:
+        print(f"* {finding}")
+    print(f"\nwritten: {output}/responses.jsonl, judged.jsonl, evaluation.json")

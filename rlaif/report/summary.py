@@ -1,0 +1,108 @@
+"""The summary of a recipe: what was made, what was measured, where it is."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from rlaif.evaluation import Evaluation
+from rlaif.judges.stats import JudgeStats
+from rlaif.records import write_text
+from rlaif.report.tables import evaluation_rows, judge_rows, markdown_table
+from rlaif.train.checkpoints import METRICS_FILE, read_metrics
+
+if TYPE_CHECKING:
+    from rlaif.recipes import RecipeConfig
+
+FIRST_PICK_BIAS = 0.75
+"""From this share of votes for the first answer on (or 1 minus it), the summary warns."""
+FEWEST_VOTES = 10
+
+
+def write_summary(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> str:
+    """Writes summary.md into the run folder and returns its text."""
+    parts = [
+        f"# {config.name}",
+        f"{config.description}\n\nModel: `{config.model}`" if config.description else f"Model: `{config.model}`",
+        _data_section(stages),
+        _judge_section(stages["judge"]),
+        _train_section(config, stages["train"]),
+    ]
+    if "evaluate" in stages:
+        values = {key: value for key, value in stages["evaluate"].items() if key in Evaluation.model_fields}
+        parts.append(_evaluate_section(Evaluation.model_validate(values)))
+    parts.append(_files_section(config, stages))
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    write_text(config.output / "summary.md", text)
+    return text
+
+
+def _data_section(stages: dict[str, dict[str, Any]]) -> str:
+    made, judged, pairs = stages["generate"], stages["judge"], stages["pairs"]
+    longer = pairs["longer_chosen"]
+    lines = [
+        "## Data",
+        "",
+        f"* {made['prompts']} prompts, {made['responses']} responses"
+        + (f", {made['failed']} requests failed" if made["failed"] else ""),
+        f"* {judged['verdicts']} verdicts; {judged['skipped']} prompts gave no comparison",
+        f"* {pairs['pairs']} preference pairs; the chosen response is the longer one in "
+        + ("-" if longer is None else f"{longer:.0%}")
+        + " of them",
+    ]
+    if longer is not None and longer > 0.6:
+        lines.append("* Note: chosen responses are mostly longer; the policy may learn length (pairs.max_length_ratio)")
+    return "\n".join(lines)
+
+
+def _judge_section(judged: dict[str, Any]) -> str:
+    names = {item.name for item in fields(JudgeStats)}
+    judges = [JudgeStats(**{key: value for key, value in row.items() if key in names}) for row in judged["judges"]]
+    lines = ["## Judges", "", markdown_table(judge_rows(judges))]
+    for stats in judges:
+        rate = stats.first_pick_rate
+        if rate is not None and stats.decided >= FEWEST_VOTES and not 1 - FIRST_PICK_BIAS < rate < FIRST_PICK_BIAS:
+            say = "has no say here" if not stats.weight else "its margins are the mean over both orders"
+            lines += ["", f"**{stats.judge} picks the answer shown first in {rate:.0%} of its votes** ({say})."]
+    return "\n".join(lines)
+
+
+def _train_section(config: "RecipeConfig", trained: dict[str, Any]) -> str:
+    curve = read_metrics(config.output / "train" / METRICS_FILE)
+    rows = [["", "first step", "last step"]]
+    for key in ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"):
+        values = [row[key] for row in curve if key in row]
+        if values:
+            rows.append([key, f"{values[0]:.4f}", f"{values[-1]:.4f}"])
+    method = config.train.get("method", "dpo")
+    head = f"## Training\n\n{method}: {trained['steps']} steps on {trained['rows']} rows ({trained['skipped']} left out)"
+    return f"{head}\n\n{markdown_table(rows)}"
+
+
+def _evaluate_section(result: Evaluation) -> str:
+    lines = ["## Evaluation on held-out prompts", "", markdown_table(evaluation_rows(result)), ""]
+    lines += [f"* {finding}" for finding in result.findings]
+    for example in result.examples:
+        lines += ["", f"> **{_one_line(example['prompt'])}**", ">"]
+        lines += [f"> base: {_one_line(example['baseline'])}", ">", f"> trained: {_one_line(example['policy'])}"]
+    return "\n".join(lines)
+
+
+def _files_section(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> str:
+    folder = config.output
+    listed = {
+        "responses": folder / "generate" / "responses.jsonl",
+        "votes": folder / "judge" / "judged.jsonl.d" / "judgments.jsonl",
+        "verdicts": folder / "judge" / "judged.jsonl",
+        "preference pairs": folder / "pairs" / "preferences.jsonl",
+        "trained policy": folder / "train",
+        "metrics of the training": folder / "train" / METRICS_FILE,
+    }
+    if "evaluate" in stages:
+        listed["evaluation"] = folder / "evaluate" / "evaluation.json"
+    listed |= {"configuration": folder / "config.yaml", "this summary": folder / "summary.md"}
+    lines = [f"* {name}: `{path}`" for name, path in listed.items()]
+    seconds = ", ".join(f"{name} {result['seconds']:.0f} s" for name, result in stages.items() if "seconds" in result)
+    return "\n".join(["## Files", "", *lines, "", f"Time: {seconds}"])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
