@@ -63,7 +63,9 @@ def chunked_logps(
         bias_V = bias_V.to(dtype) if bias_V is not None else None
     rows = chunk_rows or max(1, CHUNK_ELEMENTS.get(kind, 2**27) // weight_VH.shape[0])
     with torch.autocast(kind, enabled=False):
-        logps: Tensor = _ChunkedLogps.apply(hidden_NH, targets_N, weight_VH, bias_V, shape or HeadShape(), rows)
+        logps: Tensor = _ChunkedLogps.apply(  # type: ignore[no-untyped-call]
+            hidden_NH, targets_N, weight_VH, bias_V, shape or HeadShape(), rows
+        )
     return logps
 
 
@@ -127,7 +129,7 @@ class _ChunkedLogps(torch.autograd.Function):
         return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=_result_dtype(hidden))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.direct:
             (direction,) = ctx.saved_tensors
