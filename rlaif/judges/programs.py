@@ -20,7 +20,7 @@ class WordsCheck(Config):
 
 
 class SentencesCheck(Config):
-    """The number of sentences (text up to . ! ? or the end) is within bounds."""
+    """The number of sentences (text up to . ! ? or the end of a line) is within bounds."""
 
     check: Literal["sentences"]
     min: int = Field(default=0, ge=0)
@@ -105,8 +105,8 @@ def run_check(check: Any, response: Response) -> bool | None:
 
 
 def count_sentences(text: str) -> int:
-    """Sentences end with . ! or ? (and closing quotes) before space or the end; a rest without them is one more."""
-    pieces = regex.split(r"(?<=[.!?][\"'”’)\]]*)\s+", text.strip())
+    """Sentences end with . ! or ? (and closing quotes) before space, or with their line; a rest is one more."""
+    pieces = regex.split(r"(?<=[.!?][\"'”’)\]]*)\s+|\n+", text.strip())
     return len([piece for piece in pieces if any(character.isalnum() for character in piece)])
 
 
