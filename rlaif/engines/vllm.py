@@ -106,7 +106,8 @@ class VllmEngine(Engine):
         if self.max_model_len is not None:
             arguments["max_model_len"] = self.max_model_len
         if device == "cpu":
-            arguments["enforce_eager"] = True
+            # vLLM rewinds a sample's random generator when a prompt is computed in pieces; on the CPU that is fatal.
+            arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
         if is_adapter:
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self.model)}
         return arguments | self.engine_args

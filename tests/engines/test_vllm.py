@@ -112,6 +112,16 @@ async def test_many_requests_end_in_their_own_order(engines, which):
 
 
 @needs_vllm
+@pytest.mark.parametrize("which", ["local", "served"])
+async def test_more_prompts_than_fit_a_step_with_seeds(engines, which):
+    """15 prompts of 500 tokens are over what vLLM computes in a step: none may be cut in two on the CPU."""
+    requests = [request(f"Say {k}. " + "rain " * 480, key=str(k), max_tokens=2) for k in range(15)]
+    completions = [completion async for completion in engines[which].complete_many(requests)]
+    assert len(completions) == 15
+    assert all(completion.failure is None and completion.prompt_tokens > 480 for completion in completions)
+
+
+@needs_vllm
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 async def test_choices_have_the_model_s_own_probabilities(engines, temperature):
     expected = expected_probabilities(str(MODEL), QUESTION, LETTERS)

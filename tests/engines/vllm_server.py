@@ -21,6 +21,9 @@ def start_server(model: str, log: Path, *arguments: str) -> tuple[subprocess.Pop
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--max-model-len", "1024", "--enforce-eager", *arguments]
+    command += [
+        "--no-enable-chunked-prefill"
+    ]  # in vLLM 0.32 seeds and prompts computed in pieces do not mix on the CPU
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     with log.open("wb") as output:
         process = subprocess.Popen(
