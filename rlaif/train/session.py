@@ -31,7 +31,7 @@ def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> st
     checkpoint_folder = config.output / "checkpoints"
     arguments = training_arguments(config, checkpoint_folder, autocast=policy.autocast)
     device = arguments.device
-    budget = AUTO_BUDGET.get(device.type, 16384) if config.micro_batch_tokens == "auto" else config.micro_batch_tokens
+    budget = token_budget(config, device)
     advice = f"lower micro_batch_tokens (now {budget}), or max_length (now {config.max_length})"
     with memory_errors(advice), _autocast(policy, device):
         plan = checked_plan(policy.model, rows.rows[: config.batch_size], policy.plan, device)
@@ -54,6 +54,13 @@ def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> st
         trainer.resume(checkpoint)
     _save(config, policy)
     return policy.base
+
+
+def token_budget(config: TrainConfig, device: torch.device) -> int:
+    """Positions of a micro-batch on a device."""
+    if config.micro_batch_tokens == "auto":
+        return AUTO_BUDGET.get(device.type, AUTO_BUDGET["cuda"])
+    return config.micro_batch_tokens
 
 
 def _autocast(policy: Policy, device: torch.device) -> Any:

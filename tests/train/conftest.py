@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads only wait for each other, most of all on a busy machine
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -99,6 +99,18 @@ def test_gradients_equal_the_plain_computation(model: Any, rows: list[Row], budg
     torch.testing.assert_close(found, expected, rtol=tolerance(model), atol=tolerance(model))
 
 
+def test_swapping_chosen_and_rejected_negates_the_margin(model: Any, rows: list[Row]) -> None:
+    swapped = [Row(row.id, row.prompt, row.completions[::-1]) for row in rows]
+    found = []
+    for data in (rows, swapped):
+        (batch,) = plan_step(data, range(len(data)), 10_000)
+        reference = -4.0 - 0.1 * (batch.targets % 7).double()
+        _, metrics = DpoMethod(0.3, 0.0)(batch, batch_logps(model, batch, attention_plan(model.config)), reference)
+        found.append(metrics["rewards/margins"].item())
+    assert found[0] == pytest.approx(-found[1], abs=tolerance(model))
+    assert abs(found[0]) > 0.1
+
+
 def test_order_and_plain_rows_change_nothing(model: Any, rows: list[Row]) -> None:
     loss, expected = gradient(model, rows, [0, 1, 2, 3, 4, 5], 60)
     for order, budget, plain in (([5, 2, 0, 4, 1, 3], 60, False), ([3, 1, 4, 0, 5, 2], 40, True)):

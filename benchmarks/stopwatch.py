@@ -1,0 +1,35 @@
+"""What both sides measure with: seconds of whole optimiser steps, and the process's peak resident memory."""
+
+import resource
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds from the start of each step to its end, the optimiser's update included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = _now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(_now() - self._started)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_megabytes() -> float:
+    """Peak GPU memory of this process where there is a GPU, else its peak resident memory, in MB (10**6 bytes)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,274 @@
+"""Whole runs on a tiny model: what is written, ln 2, resume, refusals to mix runs."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import write_pairs
+
+from rlaif.errors import ConfigError, TrainError
+from rlaif.models import load_model, load_tokenizer
+from rlaif.train import TrainConfig, dry_run, train
+from rlaif.train.checkpoints import MARKER, read_metrics, resume_point
+
+METRICS = {
+    "step", "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected",
+    "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+}  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    (path,) = [path for path in folder.glob("*.safetensors") if path.name != "reference.safetensors"]
+    return load_file(path)
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Bit for bit: the weights and every line of metrics.jsonl."""
+    assert (left / "metrics.jsonl").read_text() == (right / "metrics.jsonl").read_text()
+    assert weights(left).keys() == weights(right).keys()
+    assert all(torch.equal(value, weights(right)[name]) for name, value in weights(left).items())
+
+
+def test_a_run_folder_holds_everything(train_config: Any) -> None:
+    config = train_config(epochs=2)
+    result = train(config)
+    lines = read_metrics(config.output / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert set(lines[0]) == METRICS
+    assert (result.steps, result.rows, result.skipped) == (6, 11, 0)
+    assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"]
+    manifest = json.loads((config.output / "manifest.json").read_text())
+    assert manifest["finished"]
+    assert manifest["versions"]["torch"] == version("torch")
+    card = (config.output / "README.md").read_text()
+    assert manifest["data_hash"] in card
+    assert "rlaif train dpo" in card
+    assert TrainConfig.model_validate_json(json.dumps(manifest["config"])).beta == config.beta
+    assert (config.output / "config.yaml").is_file()
+    assert list((config.output / "tensorboard").iterdir())
+
+
+def test_the_trained_adapter_loads_and_prefers_the_chosen(train_config: Any, pairs_file: Path) -> None:
+    from rlaif.train.logps import own_logps
+    from rlaif.train.rows import read_examples, tokenize
+
+    config = train_config(epochs=4)
+    train(config)
+    policy, base = load_model(str(config.output)), load_model(config.model)
+    tokenizer = load_tokenizer(str(config.output))
+    row = tokenize(read_examples(pairs_file, "dpo"), tokenizer, 500, "drop").rows[0]
+
+    def margin(model: Any) -> float:
+        w, r = (own_logps(model, list(row.prompt), list(ids), torch.device("cpu")).sum() for ids in row.completions)
+        return (w - r).item()
+
+    assert margin(policy) > margin(base) + 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"reference": "cached"}, {"full": True}, {"micro_batch_tokens": 100_000}])
+def test_step_0_is_ln_2(train_config: Any, changes: dict[str, Any]) -> None:
+    config = train_config(**changes, trainer={"max_steps": 1})
+    train(config)
+    (line,) = read_metrics(config.output / "metrics.jsonl")
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert line["rewards/margins"] == pytest.approx(0, abs=1e-4)
+
+
+def test_step_0_is_ln_2_in_every_stage_of_a_chain(train_config: Any, tmp_path: Path) -> None:
+    first = train_config(method="sft", output=tmp_path / "sft")
+    train(first)
+    second = train_config(model=str(first.output), output=tmp_path / "dpo")
+    train(second)
+    assert read_metrics(second.output / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    base = json.loads((second.output / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(second.output / "base")
+    merged, saved = load_model(str(first.output)), load_model(base)
+    for (name, one), other in zip(merged.state_dict().items(), saved.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    load_model(str(second.output))
+
+
+def test_cached_and_live_reference_give_the_same_trajectory(train_config: Any, tmp_path: Path) -> None:
+    live = train_config(dtype="float64", output=tmp_path / "live", epochs=1)
+    cached = train_config(dtype="float64", output=tmp_path / "cached", reference="cached", epochs=1)
+    train(live)
+    train(cached)
+    for one, other in zip(
+        read_metrics(live.output / "metrics.jsonl"), read_metrics(cached.output / "metrics.jsonl"), strict=True
+    ):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+def test_micro_batches_change_nothing(train_config: Any, tmp_path: Path) -> None:
+    found = []
+    for method in ("dpo", "sft"):
+        for budget in (1, 100_000):
+            config = train_config(
+                method=method, output=tmp_path / f"{method}-{budget}", micro_batch_tokens=budget, dtype="float64"
+            )
+            train(config)
+            found.append(read_metrics(config.output / "metrics.jsonl"))
+        for one, other in zip(found[-2], found[-1], strict=True):
+            assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+RUN_CHILD = """
+import sys, json, time
+from rlaif.train import TrainConfig, train
+import rlaif.train.trainer as trainer
+stop = int(sys.argv[2])
+own = trainer.PolicyTrainer._save_checkpoint
+def save(self, model, trial):
+    own(self, model, trial)
+    if self.state.global_step == stop:
+        open(sys.argv[3], "w").close()
+        time.sleep(60)
+trainer.PolicyTrainer._save_checkpoint = save
+train(TrainConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+def kill_after_step(config: TrainConfig, step: int, flag: Path) -> None:
+    """Runs training in a process of its own and kills it with SIGKILL when the checkpoint of `step` is there."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN_CHILD, config.model_dump_json(), str(step), str(flag)], env=environment
+    )
+    for _ in range(600):
+        if flag.exists() or child.poll() is not None:
+            break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_killed_run_continues_bit_for_bit(train_config: Any, tmp_path: Path) -> None:
+    """With adapter dropout, logging every two steps and a kill in the middle of an epoch, while a later checkpoint is
+    half written."""
+    settings: dict[str, Any] = {
+        "epochs": 2, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "save_steps": 1, "logging_steps": 2,
+    }  # fmt: skip
+    whole = train_config(**settings, output=tmp_path / "whole")
+    killed = train_config(**settings, output=tmp_path / "killed")
+    train(whole)
+    kill_after_step(killed, 5, tmp_path / "flag")
+    (killed.output / "checkpoints/checkpoint-5" / MARKER).unlink()
+    (killed.output / "checkpoints/checkpoint-5/adapter_model.safetensors").write_bytes(b"torn")
+    with (killed.output / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert resume_point(killed.output / "checkpoints")[0] == 4
+    train(killed)
+    assert_same_run(whole.output, killed.output)
+
+
+def test_a_full_run_continues_bit_for_bit(train_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlaif.train.trainer import PolicyTrainer
+
+    whole = train_config(full=True, epochs=2, output=tmp_path / "whole", learning_rate=1e-3)
+    broken = train_config(full=True, epochs=2, output=tmp_path / "broken", learning_rate=1e-3)
+    train(whole)
+    own = PolicyTrainer.training_step
+    calls = []
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return own(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyTrainer, "training_step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    train(broken)
+    assert_same_run(whole.output, broken.output)
+
+
+def test_a_finished_run_is_not_run_again(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config()
+    result = train(config)
+    monkeypatch.setattr("rlaif.train.run._rows", lambda config: pytest.fail("tokenised again"))
+    assert train(config) == result
+
+
+def test_another_configuration_or_other_data_is_refused(train_config: Any, pairs_file: Path) -> None:
+    train(train_config())
+    with pytest.raises(ConfigError, match=r"beta: was 0.1, now 0.3\nChoose another -o, .*--overwrite"):
+        train(train_config(beta=0.3))
+    train(train_config(micro_batch_tokens=7))
+    write_pairs(pairs_file, 10)
+    with pytest.raises(ConfigError, match=r"the content of .*pairs.jsonl: hash was"):
+        train(train_config())
+    assert train(train_config(), overwrite=True).rows == 10
+
+
+def test_overwrite_deletes_nothing_but_runs(train_config: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match="deletes only training runs"):
+        train(train_config(output=tmp_path / "mine"), overwrite=True)
+    assert (tmp_path / "mine/notes.txt").exists()
+
+
+def test_skipped_rows_are_listed(train_config: Any, pairs_file: Path) -> None:
+    with pairs_file.open("a") as file:
+        file.write(json.dumps({"id": "same", "prompt": "a", "chosen": "b", "rejected": "b"}) + "\n")
+    config = train_config()
+    assert train(config).skipped == 1
+    (line,) = (config.output / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"id": "same", "reason": "chosen and rejected are the same text"}
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rlaif.train.methods as methods
+
+    own = methods.dpo_loss
+    monkeypatch.setattr(methods, "dpo_loss", lambda *a, **k: (own(*a, **k)[0] * math.nan, own(*a, **k)[1]))
+    config = train_config()
+    with pytest.raises(TrainError, match=r"step 1: the loss is not a finite number.*not_finite\.json"):
+        train(config)
+    saved = json.loads((config.output / "not_finite.json").read_text())
+    assert saved["step"] == 1
+    assert len(saved["rows"]) == 4
+    assert saved["rows"][0].startswith("pair-")
+
+
+def test_out_of_memory_says_what_to_lower(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rlaif.train.trainer as trainer
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "batch_logps", full)
+    with pytest.raises(TrainError, match=r"lower micro_batch_tokens .now 120."):
+        train(train_config())
+
+
+def test_a_dry_run_counts_without_weights(train_config: Any, pairs_file: Path) -> None:
+    config = train_config(epochs=3)
+    plan = dry_run(config)
+    assert (plan.rows, plan.steps, plan.skipped) == (11, 9, {})
+    assert 0 < plan.completion_tokens < plan.tokens
+    assert not config.output.exists()
+    train(config)
+    trained = sum(weight.numel() for weight in weights(config.output).values())
+    assert plan.trainable_parameters == trained
+
+
+def test_sft_lowers_the_loss(train_config: Any) -> None:
+    config = train_config(method="sft", epochs=3)
+    train(config)
+    lines = read_metrics(config.output / "metrics.jsonl")
+    assert set(lines[0]) == METRICS - {name for name in METRICS if "/" in name}
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
