@@ -23,6 +23,7 @@ from typing import Any
 from rlaif import chat
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 from rlaif.engines.choices import TOP_TOKENS, choice_probabilities
+from rlaif.engines.guard import ProcessGuard
 from rlaif.engines.window import sliding_window
 from rlaif.errors import ConfigError, DataError, EngineError, did_you_mean, missing_extra
 from rlaif.models import ADAPTER_FILE, adapter_base, load_tokenizer
@@ -61,6 +62,7 @@ class VllmEngine(Engine):
         self.concurrency = concurrency
         self.engine_args = engine_args or {}
         self._llm: Any = None
+        self._guard: ProcessGuard | None = None
         self._tokenizer: Any = None
         self._adapter: Any = None
         self._stops: list[int] = []
@@ -80,7 +82,14 @@ class VllmEngine(Engine):
         base = adapter_base(self.model)
         self._tokenizer = load_tokenizer(self.model)
         self._stops = sorted(chat.stop_token_ids(self._tokenizer, _generation_config(base or self.model)))
-        self._llm = _start(self._arguments(base or self.model, device, is_adapter=base is not None))
+        arguments = self._arguments(base or self.model, device, is_adapter=base is not None)
+        self._guard = ProcessGuard()
+        try:
+            with self._guard:
+                self._llm = _start(arguments)
+        except BaseException:
+            await self.close()
+            raise
         if base is not None:
             from vllm.lora.request import LoRARequest
 
@@ -88,9 +97,14 @@ class VllmEngine(Engine):
 
     async def close(self) -> None:
         llm, self._llm, self._tokenizer, self._adapter = self._llm, None, None, None
-        if llm is not None:
-            llm.shutdown()
-            multiprocessing.active_children()  # reaps vLLM's process, which has ended
+        guard, self._guard = self._guard, None
+        try:
+            if llm is not None:
+                llm.shutdown()
+        finally:
+            if guard is not None:
+                guard.end()
+        multiprocessing.active_children()  # reaps vLLM's process, which has ended
 
     def _arguments(self, model: str, device: str, *, is_adapter: bool) -> dict[str, Any]:
         """The arguments of AsyncEngineArgs: ours, then the user's."""
