@@ -195,6 +195,18 @@ def test_a_full_run_continues_bit_for_bit(train_config: Any, tmp_path: Path, mon
     assert_same_run(whole.output, broken.output)
 
 
+def test_a_run_killed_while_saving_the_result_is_completed(train_config: Any, tmp_path: Path) -> None:
+    whole, killed = train_config(output=tmp_path / "whole"), train_config(output=tmp_path / "killed")
+    train(whole)
+    train(killed)
+    manifest = json.loads((killed.output / "manifest.json").read_text())
+    (killed.output / "manifest.json").write_text(json.dumps({**manifest, "finished": False}))
+    (killed.output / "adapter_model.safetensors").write_bytes(b"torn")
+    (killed.output / "README.md").unlink()
+    assert train(killed).steps == 3
+    assert_same_run(whole.output, killed.output)
+
+
 def test_a_finished_run_is_not_run_again(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config()
     result = train(config)

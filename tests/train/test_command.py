@@ -1,0 +1,67 @@
+"""`rlaif train`: flags reach the configuration, results are printed as text or JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rlaif.errors import ConfigError
+from rlaif.train import run
+
+
+@pytest.fixture
+def invoke() -> Any:
+    from rlaif.cli.train import train_command
+
+    app = typer.Typer()
+    app.command("train")(train_command)
+
+    def call(*arguments: object) -> Any:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+def test_flags_reach_the_configuration(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def fake(config: Any, *, overwrite: bool) -> run.TrainResult:
+        seen.append((config, overwrite))
+        return run.TrainResult(config.output, 3, {"loss": 0.5}, 10, 2)
+
+    monkeypatch.setattr(run, "train", fake)
+    flags = "dpo -m M --data d.jsonl -o out --full --lr 5e-7 --beta 0.3 --label-smoothing 0.1 --epochs 2 --batch-size 8"
+    more = "--max-length 99 --truncation raise --seed 7 --save-steps 5 --overwrite --json --lora-r 4"
+    result = invoke(*flags.split(), *more.split())
+    assert result.exception is None
+    assert json.loads(result.stdout) == {"path": "out", "steps": 3, "metrics": {"loss": 0.5}, "rows": 10, "skipped": 2}
+    ((config, overwrite),) = seen
+    assert overwrite
+    assert (config.full, config.peak_learning_rate, config.beta, config.label_smoothing) == (True, 5e-7, 0.3, 0.1)
+    assert (config.epochs, config.batch_size, config.max_length, config.truncation) == (2, 8, 99, "raise")
+    assert (config.seed, config.save_steps, config.lora.r, config.lora.alpha) == (7, 5, 4, 32)
+
+
+def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
+    result = invoke("dpo", "-m", model_folder, "--data", pairs_file, "-o", tmp_path / "run", "--dry-run")
+    assert result.exception is None
+    assert "rows: 11 (left out: none)" in result.stdout
+    assert "optimiser steps: 1" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dpoo"], "unknown method 'dpoo' .did you mean 'dpo'"),
+        (["dpo", "-m", "M"], "missing --data, --output"),
+        (["sft", "-m", "M", "--data", "d", "-o", "o", "--label-smoothing", "0.1"], "label_smoothing belongs to dpo"),
+    ],
+)
+def test_refusals(invoke: Any, arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+    with pytest.raises(ConfigError, match=message):
+        raise result.exception
