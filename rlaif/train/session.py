@@ -11,6 +11,7 @@ from transformers.integrations import TensorBoardCallback
 
 from rlaif.models import load_tokenizer
 from rlaif.progress import progress, say
+from rlaif.records import disk_errors
 from rlaif.train.arguments import training_arguments
 from rlaif.train.checkpoints import METRICS_FILE, cut_metrics, resume_point
 from rlaif.train.config import TrainConfig
@@ -44,7 +45,11 @@ def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> st
         say(f"continuing from step {step}")
     cut_metrics(config.output / METRICS_FILE, step)
     total = config.total_steps(len(rows.rows))
-    with progress(f"train {config.method}", total, "steps") as advance, memory_errors(advice):
+    with (
+        progress(f"train {config.method}", total, "steps") as advance,
+        memory_errors(advice),
+        disk_errors(config.output),
+    ):
         trainer = PolicyTrainer(
             policy.model, arguments, rows=rows.rows, method=method_loss(config), reference=reference, plan=plan,
             budget=budget, metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
@@ -52,7 +57,8 @@ def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> st
         )  # fmt: skip
         set_seed(config.seed)
         trainer.resume(checkpoint)
-    _save(config, policy)
+    with disk_errors(config.output):
+        _save(config, policy)
     return policy.base
 
 
