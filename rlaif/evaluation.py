@@ -52,12 +52,13 @@ class Evaluation(Record):
     undecided: int
     length_ratio: float | None
     findings: tuple[str, ...]
-    judges: tuple[JudgeStats, ...] = ()
+    judges: tuple[dict[str, Any], ...] = ()
+    """Per judge, its counts and rates (JudgeStats.as_dict)."""
     examples: tuple[dict[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it, with the judges' rates."""
-        return {**self.model_dump(mode="json"), "judges": [stats.as_dict() for stats in self.judges]}
+        """As JSON has it."""
+        return self.model_dump(mode="json")
 
 
 def evaluate(
@@ -141,7 +142,7 @@ def compare(
         undecided=undecided,
         length_ratio=ratio,
         findings=tuple(_findings(reports[policy], reports[baseline], clustered_mean(points), ratio)),
-        judges=tuple(judges),
+        judges=tuple(stats.as_dict() for stats in judges),
         examples=_examples(responses, policy, baseline),
     )
 

@@ -190,6 +190,8 @@ async def _generate(
                         if completion.failure is not None:
                             result.failures.append(_failure(completion, config.model))
                         advance(len(rows))
+                for notice in engine.notices:
+                    say(f"{engine.model}: {notice}")
 
 
 def _requests(prompts: list[Prompt], model: str, sampling: Sampling, n: int, have: set[str]) -> Iterator[Request]:

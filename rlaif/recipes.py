@@ -207,7 +207,7 @@ def load_recipe(recipe: str, *, model: str | None = None, output: str | Path | N
 
 def train_config(config: RecipeConfig) -> Any:
     """The TrainConfig of the recipe's train stage."""
-    from rlaif.train.config import load_preset
+    from rlaif.training.config import load_preset
 
     keys = dict(config.train)
     preset = str(keys.pop("preset", keys.get("method", "dpo")))
@@ -356,7 +356,7 @@ class Recipe:
         return {"pairs": len(made.pairs), "longer_chosen": made.longer_chosen, "skipped": made.reasons}
 
     def _train(self) -> dict[str, Any]:
-        from rlaif.train.run import train
+        from rlaif.training.run import train
 
         result = train(train_config(self.config), overwrite=self.overwrite)
         return {"steps": result.steps, "rows": result.rows, "skipped": result.skipped, "metrics": result.metrics}

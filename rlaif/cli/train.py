@@ -1,4 +1,4 @@
-"""`rlaif train METHOD`: flags to a TrainConfig, then rlaif.train."""
+"""`rlaif train METHOD`: flags to a TrainConfig, then rlaif.training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rlaif.train.config import TrainConfig
-    from rlaif.train.run import DryRun, TrainResult
+    from rlaif.training.config import TrainConfig
+    from rlaif.training.run import DryRun, TrainResult
 
 RUN, HYPER, ADAPTER, DATA, OUTPUT = "The run", "Learning", "What is trained", "Data", "Output"
 
@@ -82,7 +82,7 @@ def train_command(
 
     Every other setting is a key of the preset: 'rlaif show train dpo' prints it, --config names your own.
     """
-    from rlaif.train.config import check_method
+    from rlaif.training.config import check_method
 
     lora = {key: value for key, value in (("r", lora_r), ("alpha", lora_alpha)) if value is not None}
     settings = _config(
@@ -92,7 +92,7 @@ def train_command(
         reference=reference, seed=seed, max_length=max_length, truncation=truncation,
         micro_batch_tokens=micro_batch_tokens, dtype=dtype, save_steps=save_steps, logging_steps=logging_steps,
     )  # fmt: skip
-    from rlaif.train import run
+    from rlaif.training import run
 
     if dry_run:
         _print_dry_run(run.dry_run(settings), as_json)
@@ -105,7 +105,7 @@ def _config(preset: str, **flags: Any) -> "TrainConfig":
     from rlaif import resources
     from rlaif.config import read_yaml
     from rlaif.errors import ConfigError
-    from rlaif.train.config import load_preset
+    from rlaif.training.config import load_preset
 
     given = read_yaml(resources.find("train", preset))
     missing = [name for name in ("model", "data", "output") if flags[name] is None and name not in given]

@@ -89,6 +89,8 @@ class Engine(abc.ABC):
     """transformers, vllm, openai or scripted."""
     model: str
     endpoint: str | None = None
+    notices: Sequence[str] = ()
+    """What the user should know of how the model answered, each once (a parameter the endpoint refused, and the like)."""
 
     @property
     @abc.abstractmethod

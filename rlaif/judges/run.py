@@ -190,7 +190,7 @@ class Session:
             async with engine:
                 await self._collect(missing, engine)
                 await self._collect(self._missing(self._further(judges, items), engine), engine)
-                for notice in getattr(engine, "notices", []):
+                for notice in engine.notices:
                     say(f"{engine.model}: {notice}")
         for judge in judges:
             _tell_repeats(judge, sum(len(self._votes(judge.name, item)) for item in items), len(items))

@@ -7,7 +7,7 @@ from rlaif.evaluation import Evaluation
 from rlaif.judges.stats import JudgeStats
 from rlaif.records import write_text
 from rlaif.report.tables import evaluation_rows, judge_rows, markdown_table
-from rlaif.train.checkpoints import METRICS_FILE, read_metrics
+from rlaif.training.checkpoints import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from rlaif.recipes import RecipeConfig

@@ -17,8 +17,8 @@ from tiny import write_pairs
 
 from rlaif.errors import ConfigError, TrainError
 from rlaif.models import load_model, load_tokenizer
-from rlaif.train import TrainConfig, dry_run, train
-from rlaif.train.checkpoints import MARKER, read_metrics, resume_point
+from rlaif.training import TrainConfig, dry_run, train
+from rlaif.training.checkpoints import MARKER, read_metrics, resume_point
 
 METRICS = {
     "step", "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected",
@@ -60,8 +60,8 @@ def test_a_run_folder_holds_everything(train_config: Any) -> None:
 
 
 def test_the_trained_adapter_loads_and_prefers_the_chosen(train_config: Any, pairs_file: Path) -> None:
-    from rlaif.train.logps import own_logps
-    from rlaif.train.rows import read_examples, tokenize
+    from rlaif.training.logps import own_logps
+    from rlaif.training.rows import read_examples, tokenize
 
     config = train_config(epochs=4)
     train(config)
@@ -125,8 +125,8 @@ def test_micro_batches_change_nothing(train_config: Any, tmp_path: Path) -> None
 
 RUN_CHILD = """
 import sys, json, time
-from rlaif.train import TrainConfig, train
-import rlaif.train.trainer as trainer
+from rlaif.training import TrainConfig, train
+import rlaif.training.trainer as trainer
 stop = int(sys.argv[2])
 own = trainer.PolicyTrainer._save_checkpoint
 def save(self, model, trial):
@@ -173,7 +173,7 @@ def test_a_killed_run_continues_bit_for_bit(train_config: Any, tmp_path: Path) -
 
 
 def test_a_full_run_continues_bit_for_bit(train_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlaif.train.trainer import PolicyTrainer
+    from rlaif.training.trainer import PolicyTrainer
 
     whole = train_config(full=True, epochs=2, output=tmp_path / "whole", learning_rate=1e-3)
     broken = train_config(full=True, epochs=2, output=tmp_path / "broken", learning_rate=1e-3)
@@ -210,7 +210,7 @@ def test_a_run_killed_while_saving_the_result_is_completed(train_config: Any, tm
 def test_a_finished_run_is_not_run_again(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config()
     result = train(config)
-    monkeypatch.setattr("rlaif.train.run._rows", lambda config: pytest.fail("tokenised again"))
+    monkeypatch.setattr("rlaif.training.run._rows", lambda config: pytest.fail("tokenised again"))
     assert train(config) == result
 
 
@@ -243,7 +243,7 @@ def test_skipped_rows_are_listed(train_config: Any, pairs_file: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rlaif.train.methods as methods
+    import rlaif.training.methods as methods
 
     own = methods.dpo_loss
     monkeypatch.setattr(methods, "dpo_loss", lambda *a, **k: (own(*a, **k)[0] * math.nan, own(*a, **k)[1]))
@@ -257,7 +257,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, mo
 
 
 def test_out_of_memory_says_what_to_lower(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rlaif.train.trainer as trainer
+    import rlaif.training.trainer as trainer
 
     def full(*args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -12,15 +12,15 @@ from transformers.integrations import TensorBoardCallback
 from rlaif.models import load_tokenizer
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
-from rlaif.train.arguments import training_arguments
-from rlaif.train.checkpoints import METRICS_FILE, cut_metrics, resume_point
-from rlaif.train.config import TrainConfig
-from rlaif.train.forward import checked_plan
-from rlaif.train.methods import method_loss
-from rlaif.train.policy import Policy, load_policy
-from rlaif.train.reference import CACHE_FILE, AdapterOff, Reference, cached_reference, weights_fingerprint
-from rlaif.train.rows import Rows
-from rlaif.train.trainer import PolicyTrainer, Screen, memory_errors
+from rlaif.training.arguments import training_arguments
+from rlaif.training.checkpoints import METRICS_FILE, cut_metrics, resume_point
+from rlaif.training.config import TrainConfig
+from rlaif.training.forward import checked_plan
+from rlaif.training.methods import method_loss
+from rlaif.training.policy import Policy, load_policy
+from rlaif.training.reference import CACHE_FILE, AdapterOff, Reference, cached_reference, weights_fingerprint
+from rlaif.training.rows import Rows
+from rlaif.training.trainer import PolicyTrainer, Screen, memory_errors
 
 AUTO_BUDGET = {"cpu": 512, "cuda": 16384}
 """micro_batch_tokens: auto, by device type."""

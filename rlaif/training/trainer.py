@@ -15,13 +15,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from rlaif.errors import TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
-from rlaif.train.batches import Batch, plan_step
-from rlaif.train.checkpoints import Progress, mark_complete, read_progress
-from rlaif.train.forward import batch_logps
-from rlaif.train.masks import AttentionPlan
-from rlaif.train.methods import MethodLoss
-from rlaif.train.reference import Reference
-from rlaif.train.rows import Row
+from rlaif.training.batches import Batch, plan_step
+from rlaif.training.checkpoints import Progress, mark_complete, read_progress
+from rlaif.training.forward import batch_logps
+from rlaif.training.masks import AttentionPlan
+from rlaif.training.methods import MethodLoss
+from rlaif.training.reference import Reference
+from rlaif.training.rows import Row
 
 NAN_FILE = "not_finite.json"
 

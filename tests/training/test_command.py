@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from rlaif.errors import ConfigError
-from rlaif.train import run
+from rlaif.training import run
 
 
 @pytest.fixture

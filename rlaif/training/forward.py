@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import TrainError
-from rlaif.train.batches import Batch, grow_trees, plan_step
-from rlaif.train.logps import own_logps
-from rlaif.train.masks import AttentionPlan, model_inputs
-from rlaif.train.rows import Row
+from rlaif.training.batches import Batch, grow_trees, plan_step
+from rlaif.training.logps import own_logps
+from rlaif.training.masks import AttentionPlan, model_inputs
+from rlaif.training.rows import Row
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest allowed mean absolute difference of a token's log-prob, by dtype; 0.05 for narrower ones."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.train.batches import PADDING, Batch
+from rlaif.training.batches import PADDING, Batch
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 

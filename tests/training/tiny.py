@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlaif.train.rows import Row
+from rlaif.training.rows import Row
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from rlaif.train.batches import Batch
-from rlaif.train.config import TrainConfig
-from rlaif.train.objectives.dpo import dpo_loss
-from rlaif.train.objectives.sft import sft_loss
+from rlaif.training.batches import Batch
+from rlaif.training.config import TrainConfig
+from rlaif.training.objectives.dpo import dpo_loss
+from rlaif.training.objectives.sft import sft_loss
 
 Sums = dict[str, Tensor]
 

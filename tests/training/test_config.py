@@ -11,9 +11,9 @@ import pytest
 
 from rlaif import resources
 from rlaif.errors import ConfigError, RlaifError
-from rlaif.train import TrainConfig, load_preset
-from rlaif.train.arguments import OWNED, check_trainer_keys
-from rlaif.train.config import METHODS, check_method
+from rlaif.training import TrainConfig, load_preset
+from rlaif.training.arguments import OWNED, check_trainer_keys
+from rlaif.training.config import METHODS, check_method
 
 NEEDED: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o"}
 
@@ -97,7 +97,7 @@ def test_the_owned_keys_are_keys_of_transformers() -> None:
 
 
 def test_trainer_keys_reach_transformers(tmp_path: Path) -> None:
-    from rlaif.train.arguments import training_arguments
+    from rlaif.training.arguments import training_arguments
 
     config = load_preset("dpo", **NEEDED, trainer={"adam_beta2": 0.95, "weight_decay": 0.1, "max_steps": 7})
     arguments = training_arguments(config, tmp_path, autocast=False)
@@ -109,7 +109,7 @@ def test_trainer_keys_reach_transformers(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, rlaif.train; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    code = "import sys, rlaif.training; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
@@ -135,14 +135,14 @@ def _touch(path: Path, text: str = "") -> Path:
 def test_bad_input_is_one_clear_error(
     train_config: Any, tmp_path: Path, changes: Callable[[Path], dict[str, Any]], message: str
 ) -> None:
-    from rlaif.train import train
+    from rlaif.training import train
 
     with pytest.raises(RlaifError, match=message):
         train(train_config(**changes(tmp_path)))
 
 
 def test_several_processes_are_refused(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlaif.train import train
+    from rlaif.training import train
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RlaifError, match=r"WORLD_SIZE=2.*not supported yet"):
@@ -150,7 +150,7 @@ def test_several_processes_are_refused(train_config: Any, monkeypatch: pytest.Mo
 
 
 def test_an_adapter_whose_base_is_missing_is_refused(train_config: Any, tmp_path: Path, tokenizer: Any) -> None:
-    from rlaif.train import train
+    from rlaif.training import train
 
     adapter = tmp_path / "adapter"
     tokenizer.save_pretrained(adapter)

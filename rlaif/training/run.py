@@ -11,11 +11,11 @@ from typing import Any
 from rlaif.errors import DataError, TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
-from rlaif.train.card import judges_of, model_card
-from rlaif.train.checkpoints import METRICS_FILE, read_metrics
-from rlaif.train.config import TrainConfig
-from rlaif.train.rows import Rows, read_examples, tokenize
-from rlaif.train.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
+from rlaif.training.card import judges_of, model_card
+from rlaif.training.checkpoints import METRICS_FILE, read_metrics
+from rlaif.training.config import TrainConfig
+from rlaif.training.rows import Rows, read_examples, tokenize
+from rlaif.training.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -127,11 +127,11 @@ def _list_skipped(config: TrainConfig, rows: Rows) -> None:
 
 def _run(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> str:
     """Trains to the end and saves; returns the name of the base model."""
-    from rlaif.train.arguments import check_trainer_keys
+    from rlaif.training.arguments import check_trainer_keys
 
     check_trainer_keys(config)
     with _quiet_libraries():
-        from rlaif.train.session import run_session
+        from rlaif.training.session import run_session
 
         return run_session(config, rows, manifest)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlaif.errors import DataError, TrainError
-from rlaif.train.rows import Rows, read_examples, tokenize
+from rlaif.training.rows import Rows, read_examples, tokenize
 from rlaif.types import Message, PreferencePair
 
 STOP = 2  # <|im_end|>

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlaif.train.objectives.dpo import dpo_loss
-from rlaif.train.objectives.sft import sft_loss
+from rlaif.training.objectives.dpo import dpo_loss
+from rlaif.training.objectives.sft import sft_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden_objectives.json").read_text())
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny import build_llama, build_tokenizer, random_row, write_pairs
 
-from rlaif.train.rows import Row
+from rlaif.training.rows import Row
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def pairs_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def train_config(model_folder: Path, pairs_file: Path, tmp_path: Path) -> Callable[..., Any]:
     """Makes a TrainConfig for the tiny model; keywords replace keys."""
-    from rlaif.train import TrainConfig
+    from rlaif.training import TrainConfig
 
     def make(**changes: Any) -> TrainConfig:
         base: dict[str, Any] = {

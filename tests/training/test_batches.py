@@ -9,12 +9,12 @@ from tiny import build_gemma3, build_llama, random_row
 from torch import Tensor
 
 from rlaif.errors import TrainError
-from rlaif.train.batches import grow_trees, pack, plan_step
-from rlaif.train.forward import batch_logps, checked_plan
-from rlaif.train.logps import own_logps, patch_forward
-from rlaif.train.masks import attention_plan, model_inputs, tree_mask
-from rlaif.train.methods import DpoMethod, SftMethod
-from rlaif.train.rows import Row
+from rlaif.training.batches import grow_trees, pack, plan_step
+from rlaif.training.forward import batch_logps, checked_plan
+from rlaif.training.logps import own_logps, patch_forward
+from rlaif.training.masks import attention_plan, model_inputs, tree_mask
+from rlaif.training.methods import DpoMethod, SftMethod
+from rlaif.training.rows import Row
 
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": build_llama,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlaif.train.rows import Row
+from rlaif.training.rows import Row
 
 PADDING = -1
 """The tree index of padding positions; they see only each other."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from rlaif.errors import TrainError
-from rlaif.train.logps import HeadShape, chunked_logps, head_shape, patch_forward
+from rlaif.training.logps import HeadShape, chunked_logps, head_shape, patch_forward
 
 SHAPES = [HeadShape(), HeadShape(scale=0.25), HeadShape(softcap=3.0), HeadShape(scale=2.0, softcap=1.5)]
 

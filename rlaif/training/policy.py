@@ -11,9 +11,9 @@ import torch
 from rlaif.errors import EngineError, TrainError
 from rlaif.models import adapter_base, default_device, load_model, resolve_dtype
 from rlaif.progress import say
-from rlaif.train.config import TrainConfig
-from rlaif.train.logps import patch_forward
-from rlaif.train.masks import AttentionPlan, attention_plan
+from rlaif.training.config import TrainConfig
+from rlaif.training.logps import patch_forward
+from rlaif.training.masks import AttentionPlan, attention_plan
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlaif.records import read_json_lines
-from rlaif.train.config import TrainConfig
+from rlaif.training.config import TrainConfig
 
 
 def judges_of(data: Path) -> list[str]:

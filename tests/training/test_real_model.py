@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from rlaif.models import load_model, load_tokenizer
-from rlaif.train.batches import plan_step
-from rlaif.train.forward import batch_logps
-from rlaif.train.logps import own_logps, patch_forward
-from rlaif.train.masks import attention_plan
-from rlaif.train.objectives.dpo import dpo_loss
-from rlaif.train.rows import Example, Row, tokenize
+from rlaif.training.batches import plan_step
+from rlaif.training.forward import batch_logps
+from rlaif.training.logps import own_logps, patch_forward
+from rlaif.training.masks import attention_plan
+from rlaif.training.objectives.dpo import dpo_loss
+from rlaif.training.rows import Example, Row, tokenize
 from rlaif.types import Message
 
 pytestmark = pytest.mark.model

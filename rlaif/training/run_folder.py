@@ -12,7 +12,7 @@ import yaml
 import rlaif
 from rlaif.errors import ConfigError, DataError
 from rlaif.records import write_text
-from rlaif.train.config import TrainConfig
+from rlaif.training.config import TrainConfig
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlaif.train.batches import Batch, plan_step
-from rlaif.train.forward import batch_logps
-from rlaif.train.logps import adapter_off
-from rlaif.train.masks import AttentionPlan
-from rlaif.train.rows import Row
+from rlaif.training.batches import Batch, plan_step
+from rlaif.training.forward import batch_logps
+from rlaif.training.logps import adapter_off
+from rlaif.training.masks import AttentionPlan
+from rlaif.training.rows import Row
 
 CACHE_FILE = "reference.safetensors"
 ROWS_PER_PASS = 64

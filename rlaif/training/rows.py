@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rlaif.chat import encode, render_completion, render_prompt, stop_token_ids
 from rlaif.errors import DataError, EngineError, TrainError
 from rlaif.records import describe, read_json_lines
-from rlaif.train.config import Truncation
+from rlaif.training.config import Truncation
 from rlaif.types import Message, Messages
 
 FORMATS = (

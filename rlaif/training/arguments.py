@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import ConfigError, did_you_mean
-from rlaif.train.config import TrainConfig
+from rlaif.training.config import TrainConfig
 
 OWNED = {
     "output_dir": "the run folder is 'output'",
