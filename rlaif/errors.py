@@ -46,7 +46,7 @@ class QualityGateError(RlaifError):
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the nearest allowed name, or an empty string."""
+    """ " (did you mean 'x'?)" for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

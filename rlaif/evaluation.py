@@ -174,7 +174,9 @@ def _scores(verdicts: Sequence[Verdict], model: str) -> dict[str, list[float]]:
     for verdict in verdicts:
         for place, response in enumerate(verdict.responses):
             given = [
-                (tally.scores[place], tally.weight) for tally in verdict.judges if tally.scores is not None and tally.weight
+                (tally.scores[place], tally.weight)
+                for tally in verdict.judges
+                if tally.scores is not None and tally.weight
             ]
             voiced = [(score, weight) for score, weight in given if score is not None]
             if response.model == model and response.id not in seen and voiced:
@@ -194,9 +196,7 @@ def _policy_point(verdict: Verdict, policy: str) -> float | None:
     return float(any(response.id == preferred and response.model == policy for response in verdict.responses))
 
 
-def _relevances(
-    responses: Sequence[Response], baseline: str | EngineConfig, policy: str
-) -> dict[str, float | None]:
+def _relevances(responses: Sequence[Response], baseline: str | EngineConfig, policy: str) -> dict[str, float | None]:
     config = EngineConfig(model=baseline) if isinstance(baseline, str) else baseline
     if config.resolved_engine == "openai":
         say("relevance is not measured: it needs the baseline as a local model")

@@ -82,8 +82,8 @@ def prompt_from_row(row: dict[str, Any], where: str) -> tuple[Prompt, bool]:
     if isinstance(row.get("system"), str) and row["system"] and messages[0].role != "system":
         messages = (Message(role="system", content=row["system"]), *messages)
     metadata = {**_plain(row.get("metadata") or {}), **_plain({k: v for k, v in row.items() if k not in USED_KEYS})}
-    id = str(row["id"]) if row.get("id") not in (None, "") else None
-    return Prompt.from_messages(messages, id=id, metadata=metadata), removed
+    given_id = str(row["id"]) if row.get("id") not in (None, "") else None
+    return Prompt.from_messages(messages, id=given_id, metadata=metadata), removed
 
 
 def _prompts(source: str | Path | Iterable[str | Prompt], result: PromptSet) -> Iterator[tuple[str, Prompt]]:

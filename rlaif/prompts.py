@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
+from jinja2.exceptions import SecurityError
 
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.types import Messages
@@ -45,7 +46,7 @@ class Template:
         """The text with the values in place; the values themselves are never rendered again."""
         try:
             return self._template.render({name: values[name] for name in self.variables if name in values}).strip()
-        except (jinja2.UndefinedError, jinja2.sandbox.SecurityError, TypeError, ZeroDivisionError) as error:
+        except (jinja2.UndefinedError, SecurityError, TypeError, ZeroDivisionError) as error:
             raise ConfigError(f"{self.where}: {error}") from None
 
 

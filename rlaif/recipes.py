@@ -192,7 +192,9 @@ def run(
     return RunResult(config.output, summary, session.results)
 
 
-def load_recipe(recipe: str, *, model: str | None = None, output: str | Path | None = None) -> tuple[RecipeConfig, Path]:
+def load_recipe(
+    recipe: str, *, model: str | None = None, output: str | Path | None = None
+) -> tuple[RecipeConfig, Path]:
     """The configuration of a recipe and its file. Raises ConfigError for anything wrong in it, train keys included."""
     path = resources.find("recipes", recipe)
     data = {"name": path.stem, **read_yaml(path)}
@@ -213,7 +215,11 @@ def train_config(config: RecipeConfig) -> Any:
     preset = str(keys.pop("preset", keys.get("method", "dpo")))
     folder = config.output
     return load_preset(
-        preset, **keys, model=config.model, data=str(folder / "pairs" / "preferences.jsonl"), output=str(folder / "train")
+        preset,
+        **keys,
+        model=config.model,
+        data=str(folder / "pairs" / "preferences.jsonl"),
+        output=str(folder / "train"),
     )
 
 

@@ -37,7 +37,10 @@ def test_wins_pass_rates_and_length(make_response: Make) -> None:
 
 def test_a_policy_that_dodges_every_request_is_called_out(make_response: Make) -> None:
     result = report(
-        make_response, [" ".join(f"w{i * 30 + k}" for k in range(30)) for i in range(10)], ["I can help."] * 10, {"base": 1.2, "policy": 0.1}
+        make_response,
+        [" ".join(f"w{i * 30 + k}" for k in range(30)) for i in range(10)],
+        ["I can help."] * 10,
+        {"base": 1.2, "policy": 0.1},
     )
     assert result.wins == 10
     assert any(finding.startswith("NOT EARNED") for finding in result.findings)
@@ -68,7 +71,9 @@ def test_an_answer_is_more_likely_after_its_own_prompt(model_path: str) -> None:
     from rlaif.relevance import relevance
     from rlaif.types import Prompt
 
-    prompts = [Prompt.from_text(text).messages for text in ("What is the capital of France?", "How do bees make honey?")]
+    prompts = [
+        Prompt.from_text(text).messages for text in ("What is the capital of France?", "How do bees make honey?")
+    ]
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
     own = relevance(model, tokenizer, prompts, ["The capital of France is Paris.", "Bees turn nectar into honey."])
     crossed = relevance(model, tokenizer, prompts, ["Bees turn nectar into honey.", "The capital of France is Paris."])

@@ -35,7 +35,13 @@ def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path) -> None:
 
 def test_conversations_instructions_and_sharegpt_turns_are_read(tmp_path: Path) -> None:
     rows = [
-        {"id": 7, "system": "Be brief.", "messages": [{"role": "user", "content": "a"}], "metadata": {"k": 1}, "tag": "x"},
+        {
+            "id": 7,
+            "system": "Be brief.",
+            "messages": [{"role": "user", "content": "a"}],
+            "metadata": {"k": 1},
+            "tag": "x",
+        },
         {"instruction": "Translate", "input": "Haus"},
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "the answer"}]},
     ]

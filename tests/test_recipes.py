@@ -74,7 +74,7 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool
             process.communicate()
             return True
         time.sleep(0.01)
-    out, err = process.communicate()
+    _out, err = process.communicate()
     assert process.returncode == 0, err
     return False
 
@@ -112,7 +112,7 @@ def test_a_run_killed_in_every_stage_gives_what_an_uninterrupted_run_gives(recip
         lambda: len(lines(folder / "train" / "metrics.jsonl")) >= 2,
         lambda: len(lines(folder / "evaluate" / "responses.jsonl")) >= 1,
     ]
-    assert all([kill_when(start(path), moment) for moment in moments])
+    assert all(kill_when(start(path), moment) for moment in moments)
     assert not kill_when(start(path), lambda: False)
     whole = recipe("whole")
     run(whole)

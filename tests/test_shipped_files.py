@@ -80,7 +80,10 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_the_examples_are_what_they_say() -> None:
-    ids = {tuple(p.messages[-1].content for p in read_prompts(EXAMPLES / f"prompts.{kind}").prompts) for kind in ("txt", "csv")}
+    ids = {
+        tuple(p.messages[-1].content for p in read_prompts(EXAMPLES / f"prompts.{kind}").prompts)
+        for kind in ("txt", "csv")
+    }
     assert all(len(entry) == 2 for entry in ids)
     assert len(read_prompts(EXAMPLES / "prompts.jsonl").prompts) == 6
     assert list(read_records(EXAMPLES / "responses.jsonl", Response))

@@ -12,7 +12,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def test_the_wheel_finds_every_shipped_file(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", str(REPOSITORY), "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(REPOSITORY),
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+    ]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("rlaif_toolkit-*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -11,14 +11,25 @@ from rlaif.cli import options
 def evaluate_command(
     prompts: Annotated[str, typer.Argument(help="Held-out prompts (any format that rlaif generate reads).")],
     model: Annotated[str, typer.Option("--model", "-m", help="The trained policy: a model or adapter folder.")],
-    baseline: Annotated[str, typer.Option("--baseline", "-b", help="What it is compared with, usually the base model.")],
+    baseline: Annotated[
+        str, typer.Option("--baseline", "-b", help="What it is compared with, usually the base model.")
+    ],
     judge: Annotated[str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name or a YAML file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the answers, the verdicts and evaluation.json.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the answers, the verdicts and evaluation.json.")
+    ],
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Answers per prompt and model.")] = 1,
     votes: Annotated[int, typer.Option("--votes", min=1, help="Votes per judge and comparison.")] = 2,
-    judge_model: Annotated[list[str] | None, typer.Option("--judge-model", help="Model that judges, instead of the file's; several make a panel.")] = None,
-    judge_engine: Annotated[options.EngineName, typer.Option("--judge-engine", help="Engine of the judge model.")] = options.EngineName.auto,
-    judge_base_url: Annotated[list[str] | None, typer.Option("--judge-base-url", help="Endpoint of the judge model.", metavar="URL")] = None,
+    judge_model: Annotated[
+        list[str] | None,
+        typer.Option("--judge-model", help="Model that judges, instead of the file's; several make a panel."),
+    ] = None,
+    judge_engine: Annotated[
+        options.EngineName, typer.Option("--judge-engine", help="Engine of the judge model.")
+    ] = options.EngineName.auto,
+    judge_base_url: Annotated[
+        list[str] | None, typer.Option("--judge-base-url", help="Endpoint of the judge model.", metavar="URL")
+    ] = None,
     engine: options.Engine = options.EngineName.auto,
     base_url: options.BaseUrl = None,
     api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
@@ -26,8 +37,12 @@ def evaluate_command(
     top_p: options.TopP = 1.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")] = None,
-    relevance: Annotated[bool, typer.Option("--relevance/--no-relevance", help="Measure whether answers belong to their prompts.")] = True,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")
+    ] = None,
+    relevance: Annotated[
+        bool, typer.Option("--relevance/--no-relevance", help="Measure whether answers belong to their prompts.")
+    ] = True,
     concurrency: options.Concurrency = None,
     max_requests: options.MaxRequests = None,
     batch_size: options.BatchSize = 32,

@@ -31,7 +31,7 @@ def ls_command(
 
     listed = {k: resources.names(k) for k in resources.KINDS if kind is None or kind.value == k}
     if json:
-        options.print_json(dict(listed))
+        options.print_json({str(name): entries for name, entries in listed.items()})
         return
     for name, entries in listed.items():
         print(f"{name}:")

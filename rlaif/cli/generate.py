@@ -9,9 +9,20 @@ from rlaif.cli import options
 
 
 def generate_command(
-    prompts: Annotated[str, typer.Argument(help="JSONL, JSON, CSV, Parquet or text file, or a data set name (name:split).")],
-    model: Annotated[list[str], typer.Option("--model", "-m", help="Model folder, hub name, GGUF file, adapter folder, or the name an endpoint serves; repeat for several.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file; what it already holds is not asked again.")],
+    prompts: Annotated[
+        str, typer.Argument(help="JSONL, JSON, CSV, Parquet or text file, or a data set name (name:split).")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model folder, hub name, GGUF file, adapter folder, or the name an endpoint serves; repeat for several.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSONL file; what it already holds is not asked again.")
+    ],
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses per prompt and model.")] = 1,
     engine: options.Engine = options.EngineName.auto,
     base_url: options.BaseUrl = None,
@@ -19,9 +30,13 @@ def generate_command(
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 1.0,
     max_tokens: options.MaxTokens = 512,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="Text at which an answer ends; repeat for several.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Text at which an answer ends; repeat for several.")
+    ] = None,
     seed: options.Seed = 0,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
     concurrency: options.Concurrency = None,
     max_requests: options.MaxRequests = None,
@@ -45,7 +60,13 @@ def generate_command(
         model, engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
         max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
     )  # fmt: skip
-    values = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": tuple(stop or ()), "seed": seed}
+    values = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": max_tokens,
+        "stop": tuple(stop or ()),
+        "seed": seed,
+    }
     sampling = validate(values, Sampling, "command line")
     if dry_run:
         would = plan(read_prompts(prompts, system=system, limit=limit), configs, n, sampling)

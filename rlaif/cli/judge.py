@@ -21,13 +21,37 @@ class ComparisonsName(StrEnum):
 
 def judge_command(
     responses: Annotated[Path, typer.Argument(help="Responses, as written by rlaif generate.")],
-    judge: Annotated[str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name (rlaif ls judges) or a YAML file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file of verdicts; votes are kept beside it and never asked twice.")],
-    votes: Annotated[int, typer.Option("--votes", min=1, help="Votes per judge and comparison, their orders alternating.")] = 2,
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel.")] = None,
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="Also write preference pairs here (with the defaults of rlaif pairs).")] = None,
-    comparisons: Annotated[ComparisonsName | None, typer.Option("--comparisons", help="all: every pair of a prompt's responses; ring: each with the next; screened: one pair by the scores; models: sample by sample between models.")] = None,
-    max_unparsed: Annotated[float, typer.Option("--max-unparsed", min=0, max=1, help="Share of a judge's votes without a verdict that is allowed.")] = 0.05,
+    judge: Annotated[
+        str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name (rlaif ls judges) or a YAML file.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="JSONL file of verdicts; votes are kept beside it and never asked twice."),
+    ],
+    votes: Annotated[
+        int, typer.Option("--votes", min=1, help="Votes per judge and comparison, their orders alternating.")
+    ] = 2,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", help="Also write preference pairs here (with the defaults of rlaif pairs)."),
+    ] = None,
+    comparisons: Annotated[
+        ComparisonsName | None,
+        typer.Option(
+            "--comparisons",
+            help="all: every pair of a prompt's responses; ring: each with the next; screened: one pair by the scores; models: sample by sample between models.",
+        ),
+    ] = None,
+    max_unparsed: Annotated[
+        float,
+        typer.Option(
+            "--max-unparsed", min=0, max=1, help="Share of a judge's votes without a verdict that is allowed."
+        ),
+    ] = 0.05,
     engine: options.Engine = options.EngineName.auto,
     base_url: options.BaseUrl = None,
     api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
@@ -54,10 +78,14 @@ def judge_command(
         model or [], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
         max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
     )  # fmt: skip
-    rule: Comparisons | None = comparisons.value if comparisons is not None else None  # type: ignore[assignment]
+    rule: Comparisons | None = comparisons.value if comparisons is not None else None
     if dry_run:
         would = judge_plan(responses, judge, votes=votes, models=configs, comparisons=rule)
-        options.print_json(would) if json else print(would.pop("example") + "\n") or options.print_table(would)
+        if json:
+            options.print_json(would)
+        else:
+            print(would.pop("example"), end="\n\n")
+            options.print_table(would)
         return
     result = judge_responses(
         responses, judge, votes=votes, models=configs, comparisons=rule, output=output,

@@ -20,11 +20,15 @@ class EngineName(StrEnum):
 
 Engine = Annotated[
     EngineName,
-    typer.Option("--engine", help="auto: an endpoint if --base-url is given, vLLM where there is CUDA, else transformers."),
+    typer.Option(
+        "--engine", help="auto: an endpoint if --base-url is given, vLLM where there is CUDA, else transformers."
+    ),
 ]
 BaseUrl = Annotated[
     list[str] | None,
-    typer.Option("--base-url", help="OpenAI-compatible endpoint, ending in /v1; repeat to share the load.", metavar="URL"),
+    typer.Option(
+        "--base-url", help="OpenAI-compatible endpoint, ending in /v1; repeat to share the load.", metavar="URL"
+    ),
 ]
 ApiKeyEnv = Annotated[
     str, typer.Option("--api-key-env", help="Environment variable that holds the endpoint's key.", metavar="NAME")
@@ -33,7 +37,8 @@ Concurrency = Annotated[
     int | None, typer.Option("--concurrency", min=1, help="Requests in flight (16 for an endpoint, 256 for vLLM).")
 ]
 MaxRequests = Annotated[
-    int | None, typer.Option("--max-requests", min=1, help="Stop, with everything saved, after so many endpoint requests.")
+    int | None,
+    typer.Option("--max-requests", min=1, help="Stop, with everything saved, after so many endpoint requests."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples decoded together by transformers.")]
 DType = Annotated[str, typer.Option("--dtype", help="Of a local model: auto, float32, bfloat16, float16.")]

@@ -19,12 +19,34 @@ class RuleName(StrEnum):
 def pairs_command(
     judged: Annotated[Path, typer.Argument(help="Verdicts, as written by rlaif judge.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSONL file of preference pairs.")],
-    rule: Annotated[RuleName, typer.Option("--rule", help="best-random: the best response against a random worse one; best-worst; adjacent ranks; all.")] = RuleName.best_random,
-    min_margin: Annotated[float | None, typer.Option("--min-margin", min=0, max=1, help="The margin must be above it (default 1/3 for comparisons, 0 for scores).")] = None,
-    min_chosen: Annotated[float | None, typer.Option("--min-chosen", min=0, max=1, help="Least score of the chosen response.")] = None,
-    max_length_ratio: Annotated[float | None, typer.Option("--max-length-ratio", min=1, help="Most of the longer to the shorter response, in characters.")] = None,
-    max_pairs_per_prompt: Annotated[int | None, typer.Option("--max-pairs-per-prompt", min=1, help="Largest margins first.")] = None,
-    keep_truncated: Annotated[bool, typer.Option("--keep-truncated", help="Also choose responses cut at the token limit.")] = False,
+    rule: Annotated[
+        RuleName,
+        typer.Option(
+            "--rule", help="best-random: the best response against a random worse one; best-worst; adjacent ranks; all."
+        ),
+    ] = RuleName.best_random,
+    min_margin: Annotated[
+        float | None,
+        typer.Option(
+            "--min-margin",
+            min=0,
+            max=1,
+            help="The margin must be above it (default 1/3 for comparisons, 0 for scores).",
+        ),
+    ] = None,
+    min_chosen: Annotated[
+        float | None, typer.Option("--min-chosen", min=0, max=1, help="Least score of the chosen response.")
+    ] = None,
+    max_length_ratio: Annotated[
+        float | None,
+        typer.Option("--max-length-ratio", min=1, help="Most of the longer to the shorter response, in characters."),
+    ] = None,
+    max_pairs_per_prompt: Annotated[
+        int | None, typer.Option("--max-pairs-per-prompt", min=1, help="Largest margins first.")
+    ] = None,
+    keep_truncated: Annotated[
+        bool, typer.Option("--keep-truncated", help="Also choose responses cut at the token limit.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the random choices.")] = 0,
     json: options.Json = False,
 ) -> None:

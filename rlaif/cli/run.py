@@ -10,7 +10,9 @@ from rlaif.cli import options
 
 def run_command(
     recipe: Annotated[str, typer.Argument(help="Recipe: a shipped name (rlaif ls recipes) or a YAML file.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Policy to start from, instead of the recipe's.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Policy to start from, instead of the recipe's.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, instead of the recipe's.")] = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

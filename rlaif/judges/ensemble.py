@@ -110,8 +110,8 @@ def _check_deciders(
 ) -> None:
     if comparisons != "screened":
         return
-    scoring = [judge for judge in llms if not judge.is_pairwise]
-    if not any(judge.weight > 0 for judge in (*programs, *scoring)):
+    weights = [program.weight for program in programs] + [llm.weight for llm in llms if not llm.is_pairwise]
+    if not any(weight > 0 for weight in weights):
         raise ConfigError(
             f"{where}: comparisons 'screened' needs a program or pointwise judge with a weight above 0 to screen with; "
             "add one, or compare 'all' or 'ring'"

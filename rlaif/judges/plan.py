@@ -1,6 +1,7 @@
 """What `rlaif judge` would ask, without asking."""
 
 from pathlib import Path
+from typing import Any
 
 from rlaif.engines import EngineConfig
 from rlaif.judges.compare import by_prompt, comparisons_of
@@ -19,7 +20,7 @@ def judge_plan(
     votes: int,
     models: tuple[EngineConfig, ...],
     comparisons: Comparisons | None,
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     """Counts of comparisons and votes, about how many prompt tokens, and one rendered request per LLM judge."""
     ensemble = load_ensemble(judge, votes=votes, models=models, comparisons=comparisons)
     rows = read_responses(responses)

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -14,8 +15,8 @@ from rlaif.judges.compare import by_prompt
 from rlaif.records import read_records, write_records
 from rlaif.types import (
     JudgeTally,
-    Preferred,
     PreferencePair,
+    Preferred,
     Provenance,
     Response,
     Score,
@@ -216,7 +217,7 @@ def _select(candidates: list[Candidate], rule: Rule, generator: random.Random) -
     rank = {response: fmean(values) for response, values in margins.items()}
     if rule == "adjacent":
         order = sorted(rank, key=lambda response: (-rank[response], response))
-        wanted = set(zip(order, order[1:], strict=False))
+        wanted = set(pairwise(order))
         return [c for c in candidates if (c.chosen.id, c.rejected.id) in wanted]
     best = max((c.chosen.id for c in candidates), key=lambda response: (rank[response], response))
     beaten = sorted((c for c in candidates if c.chosen.id == best), key=lambda c: (rank[c.rejected.id], c.rejected.id))

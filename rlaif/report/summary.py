@@ -73,7 +73,9 @@ def _train_section(config: "RecipeConfig", trained: dict[str, Any]) -> str:
         if values:
             rows.append([key, f"{values[0]:.4f}", f"{values[-1]:.4f}"])
     method = config.train.get("method", "dpo")
-    head = f"## Training\n\n{method}: {trained['steps']} steps on {trained['rows']} rows ({trained['skipped']} left out)"
+    head = (
+        f"## Training\n\n{method}: {trained['steps']} steps on {trained['rows']} rows ({trained['skipped']} left out)"
+    )
     return f"{head}\n\n{markdown_table(rows)}"
 
 

@@ -9,7 +9,17 @@ from rlaif.statistics import Estimate
 
 def judge_rows(judges: Sequence[JudgeStats]) -> list[list[str]]:
     """A header and one row per judge: what its votes alone tell of it."""
-    header = ["judge", "model", "weight", "votes", "unparsed", "picks first", "order-consistent", "agrees", "mean score"]
+    header = [
+        "judge",
+        "model",
+        "weight",
+        "votes",
+        "unparsed",
+        "picks first",
+        "order-consistent",
+        "agrees",
+        "mean score",
+    ]
     return [header] + [
         [
             stats.judge,
@@ -55,9 +65,16 @@ def evaluation_rows(evaluation: Evaluation) -> list[list[str]]:
             f"{estimate(evaluation.win_rate)}; {evaluation.wins} won, {evaluation.ties} tied, {evaluation.losses} lost",
         ],
         ["answers", str(base.answers), str(policy.answers)],
-        ["mean tokens", _number(base.mean_tokens, 1), f"{_number(policy.mean_tokens, 1)} (x {_number(evaluation.length_ratio, 2)})"],
+        [
+            "mean tokens",
+            _number(base.mean_tokens, 1),
+            f"{_number(policy.mean_tokens, 1)} (x {_number(evaluation.length_ratio, 2)})",
+        ],
         ["ended by itself", _percent(base.finished), _percent(policy.finished)],
-        ["distinct 1-grams / 2-grams", *(f"{_number(m.distinct_1, 2)} / {_number(m.distinct_2, 2)}" for m in (base, policy))],
+        [
+            "distinct 1-grams / 2-grams",
+            *(f"{_number(m.distinct_1, 2)} / {_number(m.distinct_2, 2)}" for m in (base, policy)),
+        ],
         ["distinct answers", _percent(base.distinct_answers), _percent(policy.distinct_answers)],
         ["relevance, nats per token", _number(base.relevance, 2), _number(policy.relevance, 2)],
     ]

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import DataError, TrainError
+from rlaif.errors import ConfigError, DataError, TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
 from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
-from rlaif.training.config import TrainConfig
+from rlaif.training.config import TrainConfig, load_preset
 from rlaif.training.rows import Rows, read_examples, tokenize
 from rlaif.training.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
 
@@ -44,13 +44,20 @@ class DryRun:
     trainable_parameters: int | None
 
 
-def train(config: TrainConfig, *, overwrite: bool = False) -> TrainResult:
+def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) -> TrainResult:
     """Trains, and gives back where the result is and how it went.
 
+    config: a whole configuration, or a preset ('dpo', 'sft', a YAML file) whose keys are replaced by `keys`, as in
+    train("dpo", model="org/name", data="preferences.jsonl", output="runs/dpo", beta=0.2). A key that no preset has is
+    refused.
     A killed run is continued from its last complete checkpoint; a finished one is not run again. Raises ConfigError if
     the folder holds another run, DataError for unusable data, EngineError for a model that does not load, TrainError
     if training can not start or go on.
     """
+    if isinstance(config, str):
+        config = load_preset(config, **keys)
+    elif keys:
+        raise ConfigError(f"{', '.join(keys)}: a whole configuration is given already; change it there instead")
     _one_process()
     data_hash = file_hash(config.data)
     if overwrite:

@@ -11,7 +11,9 @@ COMMANDS = ("generate", "judge", "pairs", "train", "evaluate", "run", "ls", "sho
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def rlaif(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def rlaif(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rlaif", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
 
@@ -85,7 +87,9 @@ def test_a_mistake_is_one_message_and_exit_status_2(folder: Path, arguments: lis
     import os
 
     environment = {key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"}
-    result = rlaif(*arguments, cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent)})
+    result = rlaif(
+        *arguments, cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    )
     assert result.returncode == 2, result.stderr
     assert told in result.stderr
     assert "Traceback" not in result.stderr
@@ -95,7 +99,9 @@ def test_dry_runs_count_and_write_nothing(folder: Path) -> None:
     before = sorted(folder.iterdir())
     plan = rlaif("generate", folder / "ok.jsonl", "-m", "m", "-n", 3, "-o", folder / "r.jsonl", "--dry-run", "--json")
     assert json.loads(plan.stdout)["responses"] == 3
-    plan = rlaif("judge", folder / "responses.jsonl", "-j", "helpful", "-m", "m", "-o", folder / "v.jsonl", "--dry-run", "--json")
+    plan = rlaif(
+        "judge", folder / "responses.jsonl", "-j", "helpful", "-m", "m", "-o", folder / "v.jsonl", "--dry-run", "--json"
+    )
     told = json.loads(plan.stdout)
     assert told["LLM votes"] == 2 * told["comparisons"]
     assert "# Answer A" in told["example"]

@@ -47,8 +47,12 @@ async def test_after_an_error_what_is_in_flight_is_still_yielded_and_nothing_new
         return item
 
     seen = []
-    with pytest.raises(ValueError, match="budget"):
+
+    async def collect() -> None:
         async for item in sliding_window(range(100), call, 3):
             seen.append(item)
+
+    with pytest.raises(ValueError, match="budget"):
+        await collect()
     assert sorted(seen) == [1, 2]
     assert asked == [0, 1, 2]

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.judges.aggregate import ensemble_margin, outcome_of_margin, pairwise_tally, pointwise_tally
-from rlaif.types import Judgment, JudgeTally, Outcome, Preferred, Score, Tie
+from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Score, Tie
 
 X, Y = "x", "y"
 

@@ -26,12 +26,16 @@ CHECK = TypeAdapter(Check)
         ({"check": "finished"}, "x", True),
     ],
 )
-def test_checks(make_response: Callable[..., Response], check: dict[str, object], text: str, passes: bool | None) -> None:
+def test_checks(
+    make_response: Callable[..., Response], check: dict[str, object], text: str, passes: bool | None
+) -> None:
     response = make_response(text, metadata={"answer": 42})
     assert run_check(CHECK.validate_python(check), response) is passes
 
 
-def test_an_answer_that_was_cut_is_not_finished_and_unknown_is_not_false(make_response: Callable[..., Response]) -> None:
+def test_an_answer_that_was_cut_is_not_finished_and_unknown_is_not_false(
+    make_response: Callable[..., Response],
+) -> None:
     finished = CHECK.validate_python({"check": "finished"})
     assert run_check(finished, make_response("x", finish_reason="length")) is False
     assert run_check(finished, make_response("x", finish_reason=None)) is None
@@ -44,7 +48,14 @@ def test_a_catastrophic_expression_times_out_as_unknown(make_response: Callable[
 
 @pytest.mark.parametrize(
     ("text", "sentences"),
-    [("", 0), ("One", 1), ("One. Two!", 2), ('He said "Go." Then left.', 2), ("1. First\n2. Second", 4), ("Wait... what?", 2)],
+    [
+        ("", 0),
+        ("One", 1),
+        ("One. Two!", 2),
+        ('He said "Go." Then left.', 2),
+        ("1. First\n2. Second", 4),
+        ("Wait... what?", 2),
+    ],
 )
 def test_sentences(text: str, sentences: int) -> None:
     assert count_sentences(text) == sentences

@@ -94,9 +94,17 @@ def test_filters(make_response: Make) -> None:
     cases = {
         "both responses say the same": (make_response("Same  text", index=1), make_response("same text", index=2), {}),
         "the chosen response is empty": (make_response(" ", index=1), good, {}),
-        "the chosen response was cut at the token limit": (make_response("cut", index=1, finish_reason="length"), good, {}),
+        "the chosen response was cut at the token limit": (
+            make_response("cut", index=1, finish_reason="length"),
+            good,
+            {},
+        ),
         "one response is more than 2 times as long": (good, make_response("short", index=1), {"max_length_ratio": 2}),
-        "the chosen response scores below 0.5, or has no score": (good, make_response("x", index=1), {"min_chosen": 0.5}),
+        "the chosen response scores below 0.5, or has no score": (
+            good,
+            make_response("x", index=1),
+            {"min_chosen": 0.5},
+        ),
     }
     for reason, (chosen, rejected, options) in cases.items():
         result = make_pairs([compared(chosen, rejected, 1.0)], **options)  # type: ignore[arg-type]
@@ -118,7 +126,9 @@ def test_pairs_load_with_datasets_as_a_conversational_preference_set(ranked: lis
     from datasets import load_dataset
 
     make_pairs(ranked, rule="all", output=tmp_path / "p.jsonl")
-    loaded = load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = load_dataset(
+        "json", data_files=str(tmp_path / "p.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert len(loaded) == 6
     for column in ("prompt", "chosen", "rejected"):
         assert all(set(turn) >= {"role", "content"} for turn in loaded[0][column])
