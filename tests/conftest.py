@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test reaches for a hub
+
 from rlaif.types import Message, Prompt, Response, Sampling
 
 REPOSITORY = Path(__file__).resolve().parent.parent

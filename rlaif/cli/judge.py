@@ -43,7 +43,7 @@ def judge_command(
         ComparisonsName | None,
         typer.Option(
             "--comparisons",
-            help="all: every pair of a prompt's responses; ring: each with the next; screened: one pair by the scores; models: sample by sample between models.",
+            help="Of a prompt's responses: all pairs; ring: each with the next; screened: one pair; models: across models.",
         ),
     ] = None,
     max_unparsed: Annotated[

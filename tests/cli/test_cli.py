@@ -52,7 +52,7 @@ MISTAKES = [
     (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--top-p", "2"], "top_p"),
     (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--engine", "openai"], "OPENAI_API_KEY"),
     (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--max-requests", "3"], "--max-requests bounds paid endpoints"),
-    (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--engine", "vllm", "--base-url", "http://x/v1"], "--base-url belongs to"),
+    (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--engine", "vllm", "--base-url", "http://x"], "--base-url belongs"),
     (["generate", "ok.jsonl", "-m", "m", "-o", "r.jsonl", "--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
     (["judge", "empty.jsonl", "-j", "brief", "-o", "v.jsonl"], "no responses in it"),
     (["judge", "responses.jsonl", "-j", "helpfull", "-o", "v.jsonl"], "did you mean 'helpful'?"),
