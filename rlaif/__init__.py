@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlaif.generation import generate as generate
     from rlaif.judges.run import judge as judge
     from rlaif.preferences.pairs import make_pairs as make_pairs
-    from rlaif.recipes import run as run
+    from rlaif.recipes.run import run as run
     from rlaif.training.run import train as train
     from rlaif.types import Sampling as Sampling
 
@@ -25,7 +25,7 @@ _HOMES = {
     "generate": "rlaif.generation",
     "judge": "rlaif.judges.run",
     "make_pairs": "rlaif.preferences.pairs",
-    "run": "rlaif.recipes",
+    "run": "rlaif.recipes.run",
     "train": "rlaif.training.run",
 }
 __all__ = ["EngineConfig", "Sampling", "__version__", "evaluate", "generate", "judge", "make_pairs", "run", "train"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from rlaif.errors import ConfigError
-from rlaif.recipes import load_recipe, run
+from rlaif.recipes.config import load_recipe
+from rlaif.recipes.run import run
 
 RECIPE = """\
 output: {output}
@@ -145,6 +146,9 @@ def test_a_wrong_recipe_is_refused_with_every_mistake(tmp_path: Path) -> None:
     assert "unknown key 'judge.judg' (did you mean 'judge'?)" in told
     path.write_text("output: o\nmodel: m\ngenerate: {prompts: p}\njudge: {judge: brief}\ntrain: {beeta: 1}\n")
     with pytest.raises(ConfigError, match=r"unknown key 'beeta' \(did you mean 'beta'\?\)"):
+        load_recipe(str(path))
+    path.write_text("output: o\nmodel: m\ngenerate: {prompts: p}\njudge: {judge: helpful}\n")
+    with pytest.raises(ConfigError, match="names no model"):
         load_recipe(str(path))
     path.write_text("output: o\nmodel: m\ngenerate: {prompts: p}\njudge: {judge: brief}\ntrain: {model: x}\n")
     with pytest.raises(ConfigError, match="set by the recipe itself"):

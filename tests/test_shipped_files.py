@@ -10,7 +10,7 @@ from rlaif import EngineConfig, resources
 from rlaif.inputs import read_prompts
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.judges.judge import Item, judge_request
-from rlaif.recipes import load_recipe, recipe_plan
+from rlaif.recipes.config import load_recipe, recipe_plan
 from rlaif.records import read_records
 from rlaif.types import Judgment, PreferencePair, Response, Verdict
 

@@ -1,6 +1,9 @@
 """The command line: parse, call the public function, print. One small module per group of commands."""
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -24,15 +27,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate_command)
-app.command("judge")(judge_command)
-app.command("pairs")(pairs_command)
-app.command("train")(train_command)
-app.command("evaluate")(evaluate_command)
-app.command("run")(run_command)
-app.command("ls")(ls_command)
-app.command("show")(show_command)
-app.command("cp")(cp_command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "generate": generate_command,
+    "judge": judge_command,
+    "pairs": pairs_command,
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "run": run_command,
+    "ls": ls_command,
+    "show": show_command,
+    "cp": cp_command,
+}
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with Ctrl-C as exit status 130 (typer by itself would make it 1, our bugs' status)."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            print("interrupted; the work so far is saved: the same command continues", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_interruptible(_command))
 
 
 @app.callback(invoke_without_command=True)
@@ -50,9 +73,6 @@ def main() -> None:
     except RlaifError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
-        print("interrupted; the work so far is saved: the same command continues", file=sys.stderr)
-        raise SystemExit(130) from None
     except OSError as error:
         from rlaif.records import disk_message
 

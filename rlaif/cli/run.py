@@ -22,7 +22,8 @@ def run_command(
 
     Example: rlaif run quickstart
     """
-    from rlaif.recipes import load_recipe, recipe_plan, run
+    from rlaif.recipes.config import load_recipe, recipe_plan
+    from rlaif.recipes.run import run
 
     if dry_run:
         config, path = load_recipe(recipe, model=model, output=output)

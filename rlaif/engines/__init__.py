@@ -5,18 +5,16 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from rlaif.config import Config
+from rlaif.config import Config, validate
 from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError
 
 EngineKind = Literal["auto", "vllm", "transformers", "openai"]
 
 
-class EngineConfig(Config):
-    """Which model answers, and through what."""
+class EngineSettings(Config):
+    """Through what a model answers; the model itself is named beside it."""
 
-    model: str
-    """A model folder, hub name, GGUF file or LoRA adapter folder; for an endpoint, the name it serves."""
     engine: EngineKind = "auto"
     """auto: openai if a base_url is given, vllm where there is CUDA and vLLM, else transformers in process."""
     base_url: tuple[str, ...] = ()
@@ -54,6 +52,17 @@ class EngineConfig(Config):
         if isinstance(data, dict) and isinstance(data.get("base_url"), str):
             return {**data, "base_url": (data["base_url"],)}
         return data
+
+    def config(self, model: str) -> "EngineConfig":
+        """The engine for a model with these settings."""
+        return validate({**self.model_dump(), "model": model}, EngineConfig, f"the engine of {model}")
+
+
+class EngineConfig(EngineSettings):
+    """Which model answers, and through what."""
+
+    model: str
+    """A model folder, hub name, GGUF file or LoRA adapter folder; for an endpoint, the name it serves."""
 
     @property
     def resolved_engine(self) -> Literal["vllm", "transformers", "openai"]:

@@ -10,7 +10,7 @@ from rlaif.report.tables import evaluation_rows, judge_rows, markdown_table
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
-    from rlaif.recipes import RecipeConfig
+    from rlaif.recipes.config import RecipeConfig
 
 FIRST_PICK_BIAS = 0.75
 """From this share of votes for the first answer on (or 1 minus it), the summary warns."""

@@ -102,7 +102,7 @@ def start_manifest(config: TrainConfig, data_hash: str, rows_hash: str) -> dict[
         "data_hash": data_hash,
         "rows_hash": rows_hash,
         "seed": config.seed,
-        "versions": {"rlaif": rlaif.__version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": package_versions(),
     }
 
 
@@ -110,6 +110,11 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest, and the configuration beside it as YAML that can be used again."""
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / CONFIG, yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True))
+
+
+def package_versions() -> dict[str, str | None]:
+    """The versions of rlaif and of the packages that decide results; None for one that is not installed."""
+    return {"rlaif": rlaif.__version__, **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -51,6 +52,35 @@ async def test_a_whole_run_never_shows_the_key_and_a_second_one_pays_nothing(tmp
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"r.jsonl", "v.jsonl", "p.jsonl", "judgments.jsonl"} <= {path.name for path in written}
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
+
+
+async def test_ctrl_c_keeps_the_work_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {i}" for i in range(4)))
+    slow = asyncio.Event()
+
+    async def answer_two(body: Body, before: int) -> web.StreamResponse:
+        if before >= 2:
+            slow.set()
+            await asyncio.sleep(60)
+        return chat_reply(f"answer {before}")
+
+    async with StubServer(answer_two) as server:
+        command = ["generate", "prompts.txt", "-m", "stub", "--base-url", server.url, "-o", "r.jsonl"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rlaif", *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+        )
+        await slow.wait()
+        while not (tmp_path / "r.jsonl").exists() or len((tmp_path / "r.jsonl").read_text().splitlines()) < 2:
+            await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = await process.communicate()
+        assert process.returncode == 130
+        assert "the same command continues" in told.decode()
+        assert "Traceback" not in told.decode()
+        server.answer = lambda body, before: chat_reply("later")
+        before = len(server.bodies)
+        status, _ = await rlaif(tmp_path, *command)
+        assert (status, len(server.bodies) - before) == (0, 2)
 
 
 async def test_the_budget_stops_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A recipe runs every stage, from prompts to an evaluated policy, and continues where it was killed.
+"""Runs the stages of a recipe, and continues where it was killed.
 
 Each stage is one of the public functions with files in between, so every stage can also be run by its command. A stage
 that is done is not run again unless its configuration or its inputs changed.
@@ -7,155 +7,24 @@ that is done is not run again unless its configuration or its inputs changed.
 import hashlib
 import json
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, JsonValue, model_validator
+from typing import Any
 
 from rlaif import resources
-from rlaif.config import Config, load_config, read_yaml, validate
-from rlaif.engines import EngineConfig
+from rlaif.config import load_config
 from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
-from rlaif.judges.config import Comparisons
-from rlaif.preferences.pairs import Rule
 from rlaif.progress import say
+from rlaif.recipes.config import RecipeConfig, judging_models, load_recipe, source_path, train_config
 from rlaif.records import write_text
-from rlaif.types import Sampling
+from rlaif.training.run_folder import package_versions
+from rlaif.types import SCHEMA_VERSION
 
 STAGES = ("generate", "judge", "pairs", "train", "evaluate")
-POLICY = "{model}"
-"""Stands for the recipe's model wherever a recipe names one."""
-
-
-class EngineSettings(Config):
-    """How a model of a recipe is run; the model itself is named beside it."""
-
-    engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
-    """auto: openai if a base_url is given, vllm where there is CUDA and vLLM, else transformers in process."""
-    base_url: tuple[str, ...] = ()
-    """OpenAI-compatible endpoints."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the endpoint's key."""
-    concurrency: int | None = None
-    """Requests in flight."""
-    max_requests: int | None = None
-    """Stop, with everything saved, after so many endpoint requests."""
-    batch_size: int = 32
-    """Samples decoded together by the transformers engine."""
-    dtype: str = "auto"
-    """Of a local model."""
-
-    def config(self, model: str) -> EngineConfig:
-        """The engine for a model with these settings."""
-        return validate({"model": model, **self.model_dump()}, EngineConfig, f"the engine of {model}")
-
-
-class GenerateStage(Config):
-    """Prompts to responses."""
-
-    prompts: str
-    """A file beside the recipe or here, or a data set name."""
-    n: int = Field(default=4, ge=2)
-    """Responses per prompt; a preference needs two."""
-    sampling: Sampling = Sampling()
-    """temperature, top_p, max_tokens, stop, seed."""
-    system: str | None = None
-    """System prompt for prompts that have none."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first so many prompts."""
-
-
-class JudgeStage(Config):
-    """Responses to verdicts."""
-
-    judge: str
-    """Judge or ensemble: a shipped name or a file beside the recipe."""
-    models: tuple[str, ...] = ()
-    """Models that judge, instead of those the judge files name; {model} is the policy."""
-    votes: int = Field(default=2, ge=1)
-    """Votes per judge and comparison."""
-    comparisons: Comparisons | None = None
-    """all, ring, screened or models, instead of the ensemble's."""
-    max_unparsed: float = Field(default=0.05, ge=0, le=1)
-    """Share of a judge's votes without a verdict that is allowed."""
-    engine: EngineSettings = EngineSettings()
-    """How the judging models are run."""
-
-
-class PairsStage(Config):
-    """Verdicts to preference pairs."""
-
-    rule: Rule = "best-random"
-    """best-random, best-worst, adjacent or all."""
-    min_margin: float | None = None
-    """The margin must be above it; by default 1/3 for comparisons and 0 for scores."""
-    min_chosen: float | None = None
-    """Least score of a chosen response."""
-    max_length_ratio: float | None = None
-    """Most of the longer to the shorter response."""
-    max_pairs_per_prompt: int | None = None
-    """Largest margins first."""
-    keep_truncated: bool = False
-    """Also choose responses cut at the token limit."""
-    seed: int = 0
-    """Of the random choices."""
-    min_pairs: int = Field(default=1, ge=1)
-    """Fewer pairs stop the recipe: there would be too little to learn from."""
-
-
-class EvaluateStage(Config):
-    """The trained policy against the base on held-out prompts."""
-
-    prompts: str
-    """Held-out prompts; none of them may be a training prompt."""
-    judge: str
-    """Judge or ensemble."""
-    n: int = Field(default=1, ge=1)
-    """Answers per prompt and model."""
-    votes: int = Field(default=2, ge=1)
-    """Votes per judge and comparison."""
-    models: tuple[str, ...] = ()
-    """Models that judge; {model} is the policy before training."""
-    sampling: Sampling = Sampling()
-    """temperature, top_p, max_tokens, stop, seed."""
-    system: str | None = None
-    """System prompt for prompts that have none."""
-    relevance: bool = True
-    """Measure whether answers belong to their prompts (needs a local base model)."""
-    engine: EngineSettings = EngineSettings()
-    """How the judging models are run."""
-
-
-class RecipeConfig(Config):
-    """A whole run."""
-
-    name: str
-    """Shown in the summary."""
-    description: str = ""
-    """One sentence on what the recipe does."""
-    output: Path
-    """The run folder."""
-    model: str
-    """The policy to start from."""
-    engine: EngineSettings = EngineSettings()
-    """How the policy is run when it generates."""
-    generate: GenerateStage
-    judge: JudgeStage
-    pairs: PairsStage = PairsStage()
-    train: dict[str, JsonValue] = {"method": "dpo"}
-    """The preset (`method`, or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
-    evaluate: EvaluateStage | None = None
-
-    @model_validator(mode="after")
-    def _train_keys(self) -> "RecipeConfig":
-        owned = sorted({"model", "data", "output"} & set(self.train))
-        if owned:
-            raise ValueError(f"train: {', '.join(owned)} is set by the recipe itself; leave it out")
-        return self
 
 
 @dataclass(frozen=True)
@@ -190,55 +59,6 @@ def run(
         session.stage(stage)
     summary = write_summary(config, session.results)
     return RunResult(config.output, summary, session.results)
-
-
-def load_recipe(
-    recipe: str, *, model: str | None = None, output: str | Path | None = None
-) -> tuple[RecipeConfig, Path]:
-    """The configuration of a recipe and its file. Raises ConfigError for anything wrong in it, train keys included."""
-    path = resources.find("recipes", recipe)
-    data = {"name": path.stem, **read_yaml(path)}
-    if model is not None:
-        data["model"] = model
-    if output is not None:
-        data["output"] = str(output)
-    config = validate(data, RecipeConfig, str(path))
-    train_config(config)
-    return config, path
-
-
-def train_config(config: RecipeConfig) -> Any:
-    """The TrainConfig of the recipe's train stage."""
-    from rlaif.training.config import load_preset
-
-    keys = dict(config.train)
-    preset = str(keys.pop("preset", keys.get("method", "dpo")))
-    folder = config.output
-    return load_preset(
-        preset,
-        **keys,
-        model=config.model,
-        data=str(folder / "pairs" / "preferences.jsonl"),
-        output=str(folder / "train"),
-    )
-
-
-def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:
-    """What the recipe would do, in numbers; nothing is loaded."""
-    generate = config.generate
-    found = read_prompts(_source(generate.prompts, beside), system=generate.system, limit=generate.limit)
-    told: dict[str, str | int] = {
-        "model": config.model,
-        "prompts": len(found.prompts),
-        "responses": len(found.prompts) * generate.n,
-        "judge": f"{config.judge.judge}, {config.judge.votes} votes per judge and comparison",
-        "pairs": config.pairs.rule,
-        "train": str(config.train.get("method", config.train.get("preset", "dpo"))),
-    }
-    if config.evaluate is not None:
-        held_out = read_prompts(_source(config.evaluate.prompts, beside), system=config.evaluate.system)
-        told["held-out answers"] = 2 * config.evaluate.n * len(held_out.prompts)
-    return told | {"run folder": str(config.output)}
 
 
 class Recipe:
@@ -292,7 +112,7 @@ class Recipe:
         """Hashes of everything a stage depends on besides the recipe itself (which may not change in a run folder)."""
         config = self.config
         files: dict[str, list[Path]] = {
-            "generate": _existing(_source(config.generate.prompts, self.beside)),
+            "generate": _existing(source_path(config.generate.prompts, self.beside)),
             "judge": [self.responses, *_judge_files(config.judge.judge, self.beside)],
             "pairs": [self.judged],
             "train": [self.preferences],
@@ -300,7 +120,7 @@ class Recipe:
         }
         if name == "evaluate" and config.evaluate is not None:
             files["evaluate"] = [
-                *_existing(_source(config.evaluate.prompts, self.beside)),
+                *_existing(source_path(config.evaluate.prompts, self.beside)),
                 *_judge_files(config.evaluate.judge, self.beside),
                 self.preferences,
             ]
@@ -311,7 +131,7 @@ class Recipe:
 
         stage = self.config.generate
         made = generate(
-            _source(stage.prompts, self.beside),
+            source_path(stage.prompts, self.beside),
             self.config.engine.config(self.config.model),
             n=stage.n,
             sampling=stage.sampling,
@@ -335,7 +155,7 @@ class Recipe:
             self.responses,
             _judge_name(stage.judge, self.beside),
             votes=stage.votes,
-            models=self._judging_models(stage.models, stage.engine),
+            models=judging_models(self.config, stage),
             comparisons=stage.comparisons,
             max_unparsed=stage.max_unparsed,
             output=self.judged,
@@ -372,7 +192,7 @@ class Recipe:
 
         stage = self.config.evaluate
         assert stage is not None
-        prompts = read_prompts(_source(stage.prompts, self.beside), system=stage.system)
+        prompts = read_prompts(source_path(stage.prompts, self.beside), system=stage.system)
         self._check_held_out({prompt.id for prompt in prompts.prompts})
         result = evaluate(
             self.config.engine.config(str(self.folder("train"))),
@@ -382,19 +202,16 @@ class Recipe:
             n=stage.n,
             sampling=stage.sampling,
             votes=stage.votes,
-            judge_models=self._judging_models(stage.models, stage.engine),
+            judge_models=judging_models(self.config, stage),
             measure_relevance=stage.relevance,
             output=self.folder("evaluate"),
             overwrite=self.overwrite,
         )
         return result.as_dict()
 
-    def _judging_models(self, models: tuple[str, ...], engine: EngineSettings) -> tuple[EngineConfig, ...]:
-        return tuple(engine.config(self.config.model if model == POLICY else model) for model in models)
-
     def _check_held_out(self, held_out: set[str]) -> None:
         stage = self.config.generate
-        trained = read_prompts(_source(stage.prompts, self.beside), system=stage.system, limit=stage.limit)
+        trained = read_prompts(source_path(stage.prompts, self.beside), system=stage.system, limit=stage.limit)
         shared = [prompt for prompt in trained.prompts if prompt.id in held_out]
         if shared:
             raise DataError(
@@ -420,6 +237,13 @@ def _claim(config: RecipeConfig, overwrite: bool) -> None:
             )
         return
     write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "python": platform.python_version(),
+        "versions": package_versions(),
+        "seeds": {key: value for key, value in _flat(now).items() if key.split(".")[-1] == "seed"},
+    }
+    write_text(config.output / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -430,11 +254,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _source(name: str, beside: Path) -> str:
-    """A file beside the recipe if there is one, else the name as it is (a path from here, or a data set)."""
-    return str(beside / name) if (beside / name).is_file() else name
 
 
 def _judge_name(name: str, beside: Path) -> str:

@@ -1,0 +1,199 @@
+"""What a recipe may say, and what it would do."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, JsonValue, model_validator
+
+from rlaif import resources
+from rlaif.config import Config, read_yaml, validate
+from rlaif.engines import EngineConfig, EngineSettings
+from rlaif.inputs import read_prompts
+from rlaif.judges.config import Comparisons
+from rlaif.judges.ensemble import load_ensemble
+from rlaif.preferences.pairs import Rule
+from rlaif.types import Sampling
+
+POLICY = "{model}"
+"""Stands for the recipe's model wherever a recipe names one."""
+
+
+class GenerateStage(Config):
+    """Prompts to responses."""
+
+    prompts: str
+    """A file beside the recipe or here, or a data set name."""
+    n: int = Field(default=4, ge=2)
+    """Responses per prompt; a preference needs two."""
+    sampling: Sampling = Sampling()
+    """temperature, top_p, max_tokens, stop, seed."""
+    system: str | None = None
+    """System prompt for prompts that have none."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many prompts."""
+
+
+class JudgeStage(Config):
+    """Responses to verdicts."""
+
+    judge: str
+    """Judge or ensemble: a shipped name or a file beside the recipe."""
+    models: tuple[str, ...] = ()
+    """Models that judge, instead of those the judge files name; {model} is the policy."""
+    votes: int = Field(default=2, ge=1)
+    """Votes per judge and comparison."""
+    comparisons: Comparisons | None = None
+    """all, ring, screened or models, instead of the ensemble's."""
+    max_unparsed: float = Field(default=0.05, ge=0, le=1)
+    """Share of a judge's votes without a verdict that is allowed."""
+    engine: EngineSettings = EngineSettings()
+    """How the judging models are run."""
+
+
+class PairsStage(Config):
+    """Verdicts to preference pairs."""
+
+    rule: Rule = "best-random"
+    """best-random, best-worst, adjacent or all."""
+    min_margin: float | None = None
+    """The margin must be above it; by default 1/3 for comparisons and 0 for scores."""
+    min_chosen: float | None = None
+    """Least score of a chosen response."""
+    max_length_ratio: float | None = None
+    """Most of the longer to the shorter response."""
+    max_pairs_per_prompt: int | None = None
+    """Largest margins first."""
+    keep_truncated: bool = False
+    """Also choose responses cut at the token limit."""
+    seed: int = 0
+    """Of the random choices."""
+    min_pairs: int = Field(default=1, ge=1)
+    """Fewer pairs stop the recipe: there would be too little to learn from."""
+
+
+class EvaluateStage(Config):
+    """The trained policy against the base on held-out prompts."""
+
+    prompts: str
+    """Held-out prompts; none of them may be a training prompt."""
+    judge: str
+    """Judge or ensemble."""
+    n: int = Field(default=1, ge=1)
+    """Answers per prompt and model."""
+    votes: int = Field(default=2, ge=1)
+    """Votes per judge and comparison."""
+    models: tuple[str, ...] = ()
+    """Models that judge; {model} is the policy before training."""
+    sampling: Sampling = Sampling()
+    """temperature, top_p, max_tokens, stop, seed."""
+    system: str | None = None
+    """System prompt for prompts that have none."""
+    relevance: bool = True
+    """Measure whether answers belong to their prompts (needs a local base model)."""
+    engine: EngineSettings = EngineSettings()
+    """How the judging models are run."""
+
+
+class RecipeConfig(Config):
+    """A whole run."""
+
+    name: str
+    """Shown in the summary."""
+    description: str = ""
+    """One sentence on what the recipe does."""
+    output: Path
+    """The run folder."""
+    model: str
+    """The policy to start from."""
+    engine: EngineSettings = EngineSettings()
+    """How the policy is run when it generates."""
+    generate: GenerateStage
+    judge: JudgeStage
+    pairs: PairsStage = PairsStage()
+    train: dict[str, JsonValue] = {"method": "dpo"}
+    """The preset (`method`, or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
+    evaluate: EvaluateStage | None = None
+
+    @model_validator(mode="after")
+    def _train_keys(self) -> "RecipeConfig":
+        owned = sorted({"model", "data", "output"} & set(self.train))
+        if owned:
+            raise ValueError(f"train: {', '.join(owned)} is set by the recipe itself; leave it out")
+        return self
+
+
+def load_recipe(
+    recipe: str, *, model: str | None = None, output: str | Path | None = None
+) -> tuple[RecipeConfig, Path]:
+    """The configuration of a recipe and its file. Raises ConfigError for anything wrong in it, train keys included."""
+    path = resources.find("recipes", recipe)
+    data = {"name": path.stem, **read_yaml(path)}
+    if model is not None:
+        data["model"] = model
+    if output is not None:
+        data["output"] = str(output)
+    config = validate(data, RecipeConfig, str(path))
+    train_config(config)
+    _check_judges(config, path.parent)
+    return config, path
+
+
+def judging_models(config: RecipeConfig, stage: "JudgeStage | EvaluateStage") -> tuple[EngineConfig, ...]:
+    """The models that judge in a stage."""
+    return tuple(stage.engine.config(config.model if model == POLICY else model) for model in stage.models)
+
+
+def _check_judges(config: RecipeConfig, beside: Path) -> None:
+    """Loads the judges, so that a mistake in one is told before anything is sampled or paid."""
+    judge = config.judge
+    load_ensemble(
+        judge.judge,
+        votes=judge.votes,
+        models=judging_models(config, judge),
+        comparisons=judge.comparisons,
+        beside=beside,
+    )
+    if config.evaluate is not None:
+        models = judging_models(config, config.evaluate)
+        load_ensemble(
+            config.evaluate.judge, votes=config.evaluate.votes, models=models, comparisons="models", beside=beside
+        )
+
+
+def train_config(config: RecipeConfig) -> Any:
+    """The TrainConfig of the recipe's train stage."""
+    from rlaif.training.config import load_preset
+
+    keys = dict(config.train)
+    preset = str(keys.pop("preset", keys.get("method", "dpo")))
+    folder = config.output
+    return load_preset(
+        preset,
+        **keys,
+        model=config.model,
+        data=str(folder / "pairs" / "preferences.jsonl"),
+        output=str(folder / "train"),
+    )
+
+
+def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:
+    """What the recipe would do, in numbers; nothing is loaded."""
+    generate = config.generate
+    found = read_prompts(source_path(generate.prompts, beside), system=generate.system, limit=generate.limit)
+    told: dict[str, str | int] = {
+        "model": config.model,
+        "prompts": len(found.prompts),
+        "responses": len(found.prompts) * generate.n,
+        "judge": f"{config.judge.judge}, {config.judge.votes} votes per judge and comparison",
+        "pairs": config.pairs.rule,
+        "train": str(config.train.get("method", config.train.get("preset", "dpo"))),
+    }
+    if config.evaluate is not None:
+        held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
+        told["held-out answers"] = 2 * config.evaluate.n * len(held_out.prompts)
+    return told | {"run folder": str(config.output)}
+
+
+def source_path(name: str, beside: Path) -> str:
+    """A file beside the recipe if there is one, else the name as it is (a path from here, or a data set)."""
+    return str(beside / name) if (beside / name).is_file() else name
