@@ -74,7 +74,7 @@ class TrainConfig(Config):
     """Where dpo's reference log-probs come from: adapter-off (the model without its adapter, at every step), cached
     (one pass before training), or auto (cached with full or more than one epoch, else adapter-off)."""
     micro_batch_tokens: int | Literal["auto"] = Field(default="auto")
-    """Most tokens in memory at once; larger is faster on a GPU until memory is full. auto: 16384 on CUDA, 512 on the
+    """Most tokens in memory at once; larger is faster on a GPU until memory is full. auto: 16384 on CUDA, 2048 on the
     CPU. Changes nothing in the result but rounding."""
     seed: int = Field(default=0, ge=0)
     """Of the order of the rows, the adapter's first weights and dropout."""

@@ -55,7 +55,10 @@ def _is_recurrent(config: Any) -> bool:
 
 
 def model_inputs(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[str, Any]:
-    """The keywords of the patched forward for a micro-batch. dtype: of the scores, for additive masks."""
+    """The keywords of the patched forward for a micro-batch. dtype: of the scores, for additive masks.
+
+    On the CPU masks are always additive: SDPA would turn booleans into numbers anew in every layer (6 % of a step).
+    """
     inputs: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "completion_positions": batch.completion_positions,
@@ -67,7 +70,7 @@ def model_inputs(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[
     inputs["position_ids"] = batch.position_ids
     seen = tree_mask(batch)
     masks = {kind: seen if kind == "full_attention" else seen & _near(batch, plan.window) for kind in plan.layers}
-    if plan.additive:
+    if plan.additive or batch.input_ids.device.type == "cpu":
         masks = {kind: _additive(mask, dtype) for kind, mask in masks.items()}
     inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
     return inputs

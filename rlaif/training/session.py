@@ -22,7 +22,7 @@ from rlaif.training.reference import CACHE_FILE, AdapterOff, Reference, cached_r
 from rlaif.training.rows import Rows
 from rlaif.training.trainer import PolicyTrainer, Screen, memory_errors
 
-AUTO_BUDGET = {"cpu": 512, "cuda": 16384}
+AUTO_BUDGET = {"cpu": 2048, "cuda": 16384}
 """micro_batch_tokens: auto, by device type."""
 
 
