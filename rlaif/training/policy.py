@@ -12,6 +12,7 @@ from rlaif.errors import EngineError, TrainError
 from rlaif.models import adapter_base, default_device, load_model, resolve_dtype
 from rlaif.progress import say
 from rlaif.training.config import TrainConfig
+from rlaif.training.fused_lora import fuse_lora
 from rlaif.training.logps import patch_forward
 from rlaif.training.masks import AttentionPlan, attention_plan
 
@@ -117,4 +118,5 @@ def _with_adapter(config: TrainConfig, model: Any, base: str) -> Any:
             "leave it out ('all-linear' does)"
         )
     policy.peft_config["default"].base_model_name_or_path = base
+    fuse_lora(policy)
     return policy

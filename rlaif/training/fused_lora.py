@@ -1,0 +1,82 @@
+"""LoRA layers in one autograd step: peft's result, without its temporaries of the layer's full width.
+
+peft computes base(x) + B(A(x)) * scaling as three operations, each of which writes (and, going back, reads) a tensor as
+wide as the layer. Here the low-rank product is added in place, forward and backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fuse_lora(model: Any) -> int:
+    """Replaces the forward of every plain LoRA layer of a peft model; returns how many there are.
+
+    Layers with dropout, DoRA, several active adapters, a quantised base or mixed dtypes keep peft's own forward, as do
+    all layers while the adapter is off.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    layers = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
+    for layer in layers:
+        layer.forward = _forward(layer)
+    return len(layers)
+
+
+def _is_plain(layer: Any) -> bool:
+    (name, *others) = layer.active_adapters
+    return (
+        not others
+        and type(layer.base_layer) is torch.nn.Linear
+        and not layer.base_layer.weight.requires_grad
+        and name in layer.lora_A
+        and name not in layer.lora_variant
+        and isinstance(layer.lora_dropout[name], torch.nn.Identity)
+        and layer.lora_A[name].bias is None
+        and layer.lora_B[name].bias is None
+        and layer.lora_A[name].weight.dtype == layer.base_layer.weight.dtype
+    )
+
+
+def _forward(layer: Any) -> Any:
+    (name,) = layer.active_adapters
+    base, a, b, scaling = layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+    own_forward = layer.forward
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if layer.disable_adapters or layer.merged or args or kwargs or x.dtype != a.weight.dtype:
+            return own_forward(x, *args, **kwargs)
+        return _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling)  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+class _LoraLinear(torch.autograd.Function):
+    """x W^T + bias + scaling (x A^T) B^T, for a frozen W (out, in) and trained A (r, in) and B (out, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        low_rank = rows @ a.t()
+        result = torch.nn.functional.linear(rows, weight, bias)
+        result.addmm_(low_rank, b.t(), alpha=scaling)
+        ctx.save_for_backward(rows, weight, a, b, low_rank)
+        ctx.scaling = scaling
+        return result.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, low_rank = ctx.saved_tensors
+        grad_rows = grad.reshape(-1, grad.shape[-1])
+        grad_low_rank = (grad_rows @ b) * ctx.scaling
+        grad_a = grad_low_rank.t() @ rows
+        grad_b = (grad_rows.t() @ low_rank) * ctx.scaling
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_rows @ weight
+            grad_x.addmm_(grad_low_rank, a)
+            grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
+        return grad_x, None, None, grad_a, grad_b, None
