@@ -11,6 +11,7 @@ RlaifError                  exit 2: the message says what, where, what is allowe
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class RlaifError(Exception):
@@ -40,9 +41,13 @@ class TrainError(RlaifError):
 
 
 class QualityGateError(RlaifError):
-    """The work is finished and saved, but a stated quality gate failed."""
+    """The work is finished and saved, but a stated quality gate failed. `result` is what the function would return."""
 
     exit_status = 3
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rlaif.engines import EngineConfig
-from rlaif.errors import ConfigError, EngineError
+from rlaif.errors import ConfigError, EngineError, QualityGateError
 from rlaif.generation import generate
 from rlaif.judges.run import judge as run_judge
 from rlaif.judges.stats import JudgeStats
@@ -72,6 +72,7 @@ def evaluate(
     system: str | None = None,
     votes: int = 2,
     judge_models: Sequence[str | EngineConfig] = (),
+    max_unparsed: float = 0.05,
     measure_relevance: bool = True,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -79,7 +80,8 @@ def evaluate(
     """Win rate and scores of `model` against `baseline` on held-out prompts, with what tells a real gain from a dodge.
 
     output: a folder for responses.jsonl, judged.jsonl and evaluation.json; what is there is not asked again.
-    measure_relevance: needs the baseline as a local model. Raises RlaifError.
+    max_unparsed: share of a judge's votes without a verdict that is allowed. measure_relevance: needs the baseline as a
+    local model. Raises RlaifError.
     """
     policy_name = model if isinstance(model, str) else model.model
     baseline_name = baseline if isinstance(baseline, str) else baseline.model
@@ -95,19 +97,26 @@ def evaluate(
         output=folder / "responses.jsonl" if folder else None,
         overwrite=overwrite,
     )
-    judged = run_judge(
-        made.responses,
-        judge,
-        votes=votes,
-        models=judge_models,
-        comparisons="models",
-        output=folder / "judged.jsonl" if folder else None,
-        overwrite=overwrite,
-    )
+    failed: QualityGateError | None = None
+    try:
+        judged = run_judge(
+            made.responses,
+            judge,
+            votes=votes,
+            models=judge_models,
+            comparisons="models",
+            max_unparsed=max_unparsed,
+            output=folder / "judged.jsonl" if folder else None,
+            overwrite=overwrite,
+        )
+    except QualityGateError as error:
+        judged, failed = error.result, error
     relevances = _relevances(made.responses, baseline, policy_name) if measure_relevance else {}
     result = compare(made.responses, judged.verdicts, judged.judges, policy_name, baseline_name, relevances)
     if folder is not None:
         write_text(folder / "evaluation.json", json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    if failed is not None:
+        raise QualityGateError(str(failed), result)
     return result
 
 

@@ -11,8 +11,9 @@ from rlaif.engines import EngineConfig, make_engine
 from rlaif.engines.base import Completion, Engine, Request
 from rlaif.errors import ConfigError, QualityGateError
 from rlaif.inputs import PromptSet, read_prompts
+from rlaif.models import fingerprint
 from rlaif.progress import progress, say
-from rlaif.records import RecordWriter, read_records, write_text
+from rlaif.records import RecordWriter, keep_old, read_records, refuse_same_file, write_records, write_text
 from rlaif.types import Message, Prompt, Response, Sampling, content_hash, prompt_content_id
 
 MAX_FAILED_SHARE = 0.05
@@ -54,6 +55,8 @@ def generate(
     sampling = sampling or Sampling()
     if n < 1:
         raise ConfigError(f"n is {n}; at least 1 response per prompt is needed")
+    if isinstance(prompts, str | Path) and output is not None:
+        refuse_same_file(prompts, output)
     found = read_prompts(prompts, system=system, limit=limit)
     path = Path(output) if output is not None else None
     result = GenerateResult(duplicates=found.duplicates, output=path)
@@ -86,8 +89,15 @@ def plan(found: PromptSet, configs: Sequence[EngineConfig], n: int, sampling: Sa
     }
 
 
+def model_identity(config: EngineConfig) -> str:
+    """The model's name, with a fingerprint of its weights if they are in a local folder: a policy that was trained
+    again in the same folder is another model."""
+    weights = fingerprint(config.model) if config.resolved_engine != "openai" else None
+    return config.model if weights is None else f"{config.model}#{weights}"
+
+
 def response_id(prompt: Prompt, model: str, sampling: Sampling, index: int) -> str:
-    """The same request has the same id, so a resumed run knows what it has."""
+    """The same request has the same id, so a resumed run knows what it has. model: its identity."""
     return content_hash(prompt.id, prompt_content_id(prompt.messages), model, sampling.model_dump(), index)
 
 
@@ -127,8 +137,8 @@ def _existing(
     if path is None or overwrite or not path.exists():
         return []
     wanted = {
-        response_id(prompt, config.model, sampling, index)
-        for config in configs
+        response_id(prompt, identity, sampling, index)
+        for identity in map(model_identity, configs)
         for prompt in prompts
         for index in range(n)
     }
@@ -140,6 +150,16 @@ def _existing(
             f"{path}: holds responses that this command does not ask for; changed: {changed}. "
             "Give another output (-o), or --overwrite to start again"
         )
+    return _refreshed(path, rows, prompts)
+
+
+def _refreshed(path: Path, rows: list[Response], prompts: list[Prompt]) -> list[Response]:
+    """The rows with the metadata that their prompts have now; the file is written again where they differ."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    if all(row.prompt == by_id[row.prompt.id] for row in rows):
+        return rows
+    rows = [row.model_copy(update={"prompt": by_id[row.prompt.id]}) for row in rows]
+    write_records(path, rows)
     return rows
 
 
@@ -154,7 +174,7 @@ def _changed(row: Response, configs: list[EngineConfig], prompts: list[Prompt], 
         changes.append(f"prompts or system prompt (prompt {row.prompt.id} is not among them)")
     if row.sample_index >= n:
         changes.append(f"n (there more than {row.sample_index}, now {n})")
-    return ", ".join(changes) or f"the text of prompt {row.prompt.id}"
+    return ", ".join(changes) or f"the weights of {row.model}, or the text of prompt {row.prompt.id}"
 
 
 async def _generate(
@@ -167,12 +187,13 @@ async def _generate(
     overwrite: bool,
 ) -> None:
     have = {response.id for response in result.responses}
+    if overwrite and result.output is not None:
+        keep_old(result.output)
     with ExitStack() as stack:
-        writer = (
-            stack.enter_context(RecordWriter[Response](result.output, append=not overwrite)) if result.output else None
-        )
+        writer = stack.enter_context(RecordWriter[Response](result.output)) if result.output else None
         for position, config in enumerate(configs):
-            requests = list(_requests(prompts, config.model, sampling, n, have))
+            identity = model_identity(config)
+            requests = list(_requests(prompts, identity, sampling, n, have))
             if not requests:
                 continue
             engine = engines[position] if engines is not None else make_engine(config)
@@ -181,7 +202,7 @@ async def _generate(
                 total = sum(len(request.indices) for request in requests)
                 with progress(f"generate {config.model}", total, "responses") as advance:
                     async for completion in engine.complete_many(requests):
-                        rows = _responses(completion, by_key[completion.key], engine, config.model, sampling)
+                        rows = _responses(completion, by_key[completion.key], engine, config.model, identity, sampling)
                         for row in rows:
                             if writer is not None:
                                 writer.write(row)
@@ -204,11 +225,11 @@ def _requests(prompts: list[Prompt], model: str, sampling: Sampling, n: int, hav
 
 
 def _responses(
-    completion: Completion, prompt: Prompt, engine: Engine, model: str, sampling: Sampling
+    completion: Completion, prompt: Prompt, engine: Engine, model: str, identity: str, sampling: Sampling
 ) -> list[Response]:
     return [
         Response(
-            id=response_id(prompt, model, sampling, sample.index),
+            id=response_id(prompt, identity, sampling, sample.index),
             prompt=prompt,
             sample_index=sample.index,
             messages=(Message(role="assistant", content=sample.text),),

@@ -81,7 +81,12 @@ def prompt_from_row(row: dict[str, Any], where: str) -> tuple[Prompt, bool]:
         raise DataError(f"{where}: a prompt must end with a non-empty user (or tool) turn, found {messages[-1].role}")
     if isinstance(row.get("system"), str) and row["system"] and messages[0].role != "system":
         messages = (Message(role="system", content=row["system"]), *messages)
-    metadata = {**_plain(row.get("metadata") or {}), **_plain({k: v for k, v in row.items() if k not in USED_KEYS})}
+    extra_metadata = row.get("metadata") or {}
+    if not isinstance(extra_metadata, dict):
+        raise DataError(f"{where}: metadata: expected an object, found {type(extra_metadata).__name__}")
+    if any(_has_lone_surrogate(message.content) for message in messages):
+        raise DataError(f"{where}: the prompt holds half of a character (a lone surrogate), which no model can be sent")
+    metadata = {**_plain(extra_metadata), **_plain({k: v for k, v in row.items() if k not in USED_KEYS})}
     given_id = str(row["id"]) if row.get("id") not in (None, "") else None
     return Prompt.from_messages(messages, id=given_id, metadata=metadata), removed
 
@@ -186,12 +191,16 @@ def _messages(value: Any, where: str) -> Messages:
     turns = []
     for turn in value:
         if isinstance(turn, dict) and "from" in turn and "value" in turn:
-            turn = {"role": TURN_NAMES.get(turn["from"], turn["from"]), "content": turn["value"]}
+            turn = {"role": TURN_NAMES.get(str(turn["from"]), turn["from"]), "content": turn["value"]}
         try:
             turns.append(Message.model_validate(turn))
         except ValidationError as error:
             raise DataError(f"{where}: not a message with role and content: {describe(error)}") from None
     return tuple(turns)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from rlaif.errors import DataError
 
+UNWRITABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -115,6 +118,20 @@ def write_records(path: Path, records: Iterable[R]) -> int:
     return count
 
 
+def refuse_same_file(source: str | Path, *outputs: str | Path | None) -> None:
+    """Raises DataError if an output is the input, or two outputs are one file: it would be overwritten."""
+    paths = [Path(path).resolve() for path in (source, *outputs) if path is not None]
+    doubled = next((path for path in paths if paths.count(path) > 1), None)
+    if doubled is not None:
+        raise DataError(f"{doubled}: is both read and written (or written twice); give another output")
+
+
+def keep_old(path: Path) -> None:
+    """Moves a file that is about to be started again aside, to <path>.old, so that nothing paid for is lost."""
+    if path.exists():
+        os.replace(path, path.with_name(path.name + ".old"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a whole text file at once (through a temporary file)."""
     with disk_errors(path):
@@ -147,7 +164,7 @@ def disk_message(error: OSError, path: Path | str | None = None) -> str | None:
             f"{where}: no space left on the disk; what was written before is kept: "
             "free some space and run the same command again"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+    if error.errno in UNWRITABLE:
         return f"{where}: can not be written ({error.strerror})"
     return None
 

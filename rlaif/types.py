@@ -120,7 +120,7 @@ class Score(Record):
 
 
 Outcome = Annotated[Preferred | Tie | Score, Field(discriminator="kind")]
-NoOutcome = Literal["unparsed", "conflict", "refused", "truncated", "over-long"]
+NoOutcome = Literal["unparsed", "conflict", "truncated"]
 
 
 class Judgment(Record):

@@ -113,6 +113,27 @@ def test_what_was_answered_before_the_budget_ended_is_kept(tmp_path: Path) -> No
     assert len(rows(path)) == 1
 
 
+def test_a_policy_trained_again_in_the_same_folder_is_another_model(tmp_path: Path) -> None:
+    weights, path = tmp_path / "policy" / "adapter_model.safetensors", tmp_path / "r.jsonl"
+    weights.parent.mkdir()
+    weights.write_bytes(b"first" * 100_000)
+    generate(PROMPTS, str(weights.parent), output=path, engines=[echo()])
+    assert generate(PROMPTS, str(weights.parent), output=path, engines=[echo()]).new == 0
+    weights.write_bytes(b"other" * 100_000)
+    with pytest.raises(ConfigError, match="the weights of"):
+        generate(PROMPTS, str(weights.parent), output=path, engines=[echo()])
+    assert generate(PROMPTS, str(weights.parent), output=path, engines=[echo()], overwrite=True).new == 3
+    assert (tmp_path / "r.jsonl.old").exists(), "what was paid for is kept"
+
+
+def test_metadata_that_changed_is_taken_over_by_the_responses_that_are_there(tmp_path: Path) -> None:
+    prompts, path = tmp_path / "p.jsonl", tmp_path / "r.jsonl"
+    for answer in ("4", "5"):
+        prompts.write_text(f'{{"prompt": "2 + 3", "metadata": {{"answer": "{answer}"}}}}\n')
+        generate(prompts, "m", output=path, engines=[echo()])
+    assert [row.prompt.metadata for row in read_records(path, Response)] == [{"answer": "5"}]
+
+
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1 response"):
         generate(PROMPTS, "m", n=0)

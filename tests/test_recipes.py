@@ -131,6 +131,8 @@ def test_a_run_killed_in_every_stage_gives_what_an_uninterrupted_run_gives(recip
     changed = {file.name for file, time_ in files.items() if file.stat().st_mtime_ns != time_}
     assert changed == {"summary.md"}
 
+    path.write_text(path.read_text().replace("min_pairs: 3", "min_pairs: 2"))
+    run(path)
     path.write_text(path.read_text().replace("n: 3", "n: 4"))
     with pytest.raises(ConfigError, match=r"changed: generate\.n"):
         run(path)

@@ -47,6 +47,12 @@ def evaluate_command(
     max_requests: options.MaxRequests = None,
     batch_size: options.BatchSize = 32,
     dtype: options.DType = "auto",
+    max_unparsed: Annotated[
+        float,
+        typer.Option(
+            "--max-unparsed", min=0, max=1, help="Share of a judge's votes without a verdict that is allowed."
+        ),
+    ] = 0.05,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -57,19 +63,26 @@ def evaluate_command(
     -o runs/eval
     """
     from rlaif.config import validate
+    from rlaif.errors import ConfigError
     from rlaif.evaluation import evaluate
     from rlaif.generation import plan
     from rlaif.inputs import read_prompts
     from rlaif.types import Sampling
 
+    is_remote = bool(base_url) or engine == options.EngineName.openai
+    judge_is_remote = bool(judge_base_url) or judge_engine == options.EngineName.openai
+    if max_requests is not None and not (is_remote or judge_is_remote):
+        raise ConfigError("--max-requests bounds paid endpoints, and both the policy and the judge run here; drop it")
+    if not judge_model and judge_is_remote:
+        raise ConfigError("--judge-engine, --judge-base-url: belong to a judge model; name it with --judge-model")
     policy, base = options.engine_configs(
         [model, baseline], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests, batch_size=batch_size, dtype=dtype,
+        max_requests=max_requests if is_remote else None, batch_size=batch_size, dtype=dtype,
     )  # fmt: skip
     judges = options.engine_configs(
-        judge_model or [], engine=judge_engine, base_url=judge_base_url, api_key_env=api_key_env,
-        concurrency=concurrency, max_requests=max_requests, batch_size=batch_size, dtype=dtype,
-    )  # fmt: skip
+        judge_model, engine=judge_engine, base_url=judge_base_url, api_key_env=api_key_env, concurrency=concurrency,
+        max_requests=max_requests if judge_is_remote else None, batch_size=batch_size, dtype=dtype,
+    ) if judge_model else ()  # fmt: skip
     sampling = validate(
         {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}, Sampling, "command line"
     )
@@ -84,7 +97,7 @@ def evaluate_command(
         return
     result = evaluate(
         policy, base, prompts, judge, n=n, sampling=sampling, system=system, votes=votes, judge_models=judges,
-        measure_relevance=relevance, output=output, overwrite=overwrite,
+        measure_relevance=relevance, max_unparsed=max_unparsed, output=output, overwrite=overwrite,
     )  # fmt: skip
     if json:
         options.print_json(result.as_dict())

@@ -69,10 +69,12 @@ def judge_command(
     Example: rlaif judge responses.jsonl --judge helpful --votes 3 -m gpt-5-mini --engine openai
     -o judged.jsonl --pairs preferences.jsonl
     """
+    from rlaif.errors import QualityGateError
     from rlaif.judges.config import Comparisons
     from rlaif.judges.plan import judge_plan
     from rlaif.judges.run import judge as judge_responses
     from rlaif.preferences.pairs import make_pairs
+    from rlaif.records import refuse_same_file
 
     configs = options.engine_configs(
         model or [], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
@@ -87,10 +89,15 @@ def judge_command(
             print(would.pop("example"), end="\n\n")
             options.print_table(would)
         return
-    result = judge_responses(
-        responses, judge, votes=votes, models=configs, comparisons=rule, output=output,
-        max_unparsed=max_unparsed, overwrite=overwrite,
-    )  # fmt: skip
+    refuse_same_file(responses, output, pairs)
+    failed: QualityGateError | None = None
+    try:
+        result = judge_responses(
+            responses, judge, votes=votes, models=configs, comparisons=rule, output=output,
+            max_unparsed=max_unparsed, overwrite=overwrite,
+        )  # fmt: skip
+    except QualityGateError as error:
+        result, failed = error.result, error
     told = {
         "verdicts": len(result.verdicts), "new votes": result.new_judgments, "votes already there": result.reused_judgments,
         "failed votes": len(result.failures), "prompts without a comparison": len(result.skipped), "output": output,
@@ -103,6 +110,8 @@ def judge_command(
     else:
         print(stats_table(result.judges))
         options.print_table(told)
+    if failed is not None:
+        raise failed
 
 
 def stats_table(judges: "list[JudgeStats]") -> str:

@@ -38,7 +38,9 @@ Concurrency = Annotated[
 ]
 MaxRequests = Annotated[
     int | None,
-    typer.Option("--max-requests", min=1, help="Stop, with everything saved, after so many endpoint requests."),
+    typer.Option(
+        "--max-requests", min=1, help="Stop, with everything saved, after so many endpoint requests of a model."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples decoded together by transformers.")]
 DType = Annotated[str, typer.Option("--dtype", help="Of a local model: auto, float32, bfloat16, float16.")]
@@ -67,7 +69,18 @@ def engine_configs(
     """One engine configuration per model name, all with the same options."""
     from rlaif.config import validate
     from rlaif.engines import EngineConfig
+    from rlaif.errors import ConfigError
 
+    given = {
+        "--engine": engine != EngineName.auto, "--base-url": bool(base_url), "--concurrency": concurrency is not None,
+        "--api-key-env": api_key_env != "OPENAI_API_KEY", "--max-requests": max_requests is not None,
+        "--batch-size": batch_size != 32, "--dtype": dtype != "auto", "--max-model-len": max_model_len is not None,
+    }  # fmt: skip
+    if not models and any(given.values()):
+        flags = ", ".join(flag for flag, is_given in given.items() if is_given)
+        raise ConfigError(
+            f"{flags}: belongs to a model given on the command line; name it too, or set it in the judge's file"
+        )
     shared = {
         "engine": engine.value,
         "base_url": tuple(base_url or ()),

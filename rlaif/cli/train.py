@@ -84,6 +84,11 @@ def train_command(
     """
     from rlaif.training.config import check_method
 
+    _refuse_foreign(
+        check_method(method), full,
+        {"--beta": beta, "--label-smoothing": label_smoothing, "--reference": reference},
+        {"--lora-r": lora_r, "--lora-alpha": lora_alpha},
+    )  # fmt: skip
     lora = {key: value for key, value in (("r", lora_r), ("alpha", lora_alpha)) if value is not None}
     settings = _config(
         config or check_method(method),
@@ -98,6 +103,18 @@ def train_command(
         _print_dry_run(run.dry_run(settings), as_json)
     else:
         _print_result(run.train(settings, overwrite=overwrite), as_json)
+
+
+def _refuse_foreign(method: str, full: bool | None, of_dpo: dict[str, object], of_lora: dict[str, object]) -> None:
+    """Raises ConfigError for flags that the run would ignore."""
+    from rlaif.errors import ConfigError
+
+    foreign = [flag for flag, value in of_dpo.items() if value is not None] if method == "sft" else []
+    if foreign:
+        raise ConfigError(f"{', '.join(foreign)}: sft compares with no reference and has no such setting; leave it out")
+    foreign = [flag for flag, value in of_lora.items() if value is not None] if full else []
+    if foreign:
+        raise ConfigError(f"{', '.join(foreign)}: with --full there is no adapter; leave one of them out")
 
 
 def _config(preset: str, **flags: Any) -> "TrainConfig":

@@ -1,9 +1,10 @@
 """Who answers a prompt: one seam (base.py), one module per engine, and `make_engine` to choose one."""
 
 import importlib.util
+import re
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rlaif.config import Config, validate
 from rlaif.engines.base import Engine
@@ -21,13 +22,13 @@ class EngineSettings(Config):
     """OpenAI-compatible endpoints, ending in /v1; several share the load."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key. The key itself is never written anywhere."""
-    concurrency: int | None = None
+    concurrency: int | None = Field(default=None, ge=1)
     """Requests in flight; by default 16 for an endpoint and 256 for vLLM."""
-    max_requests: int | None = None
-    """Stop, with everything saved, after so many requests to an endpoint."""
-    timeout_seconds: float = 600
+    max_requests: int | None = Field(default=None, ge=1)
+    """Stop, with everything saved, after so many requests of this model to its endpoint."""
+    timeout_seconds: float = Field(default=600, gt=0)
     """How long one request to an endpoint may take."""
-    max_retries: int = 6
+    max_retries: int = Field(default=6, ge=0)
     """How often a request is tried again after 429, 5xx, a timeout or a lost connection."""
     constraint: Literal["auto", "structured_outputs", "none"] = "auto"
     """How an endpoint is asked to keep to given choices; auto tries vLLM's structured_outputs and notices a refusal."""
@@ -35,9 +36,9 @@ class EngineSettings(Config):
     """Further fields for every request to an endpoint."""
     dtype: str = "auto"
     """Of a local model: bfloat16 on CUDA and float32 on the CPU unless given."""
-    batch_size: int = 32
+    batch_size: int = Field(default=32, ge=1)
     """Samples decoded together by the transformers engine."""
-    max_model_len: int | None = None
+    max_model_len: int | None = Field(default=None, ge=1)
     """Context length of vLLM, in tokens; by default the model's own."""
     engine_args: dict[str, Any] = {}
     """Further arguments for vLLM's engine."""
@@ -50,7 +51,9 @@ class EngineSettings(Config):
                 "a key must not stand in a file: put it into an environment variable and name it in api_key_env"
             )
         if isinstance(data, dict) and isinstance(data.get("base_url"), str):
-            return {**data, "base_url": (data["base_url"],)}
+            data = {**data, "base_url": (data["base_url"],)}
+        if isinstance(data, dict):
+            _refuse_secrets(data)
         return data
 
     def config(self, model: str) -> "EngineConfig":
@@ -110,6 +113,21 @@ def make_engine(config: EngineConfig) -> Engine:
     from rlaif.engines.transformers import TransformersEngine
 
     return TransformersEngine(config.model, dtype=config.dtype, batch_size=config.batch_size)
+
+
+def _refuse_secrets(data: dict[str, Any]) -> None:
+    """Raises ValueError, which does not repeat the value, where a secret may stand in what is written to files."""
+    urls = data.get("base_url") or ()
+    for url in [urls] if isinstance(urls, str) else urls:
+        if isinstance(url, str) and ("@" in url or "?" in url):
+            raise ValueError(
+                "base_url must have no user, password or query: the key comes from the environment (api_key_env)"
+            )
+    name = data.get("api_key_env")
+    if (name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))) or (
+        isinstance(name, str) and name.startswith(("sk_", "hf_"))
+    ):
+        raise ValueError("api_key_env must be the NAME of an environment variable, such as OPENAI_API_KEY, not a key")
 
 
 def _has_cuda() -> bool:

@@ -52,6 +52,16 @@ class PairwiseConfig(LLMJudgeConfig):
     tie: str | None = None
     """The label of a tie; without it a tie can not be voted."""
 
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> "PairwiseConfig":
+        if len(set(self.choices)) < len(self.choices) or not all(
+            0 < len(label.strip()) <= 20 for label in self.choices
+        ):
+            raise ValueError(
+                f"labels and tie must be different texts of 1 to 20 characters, not {', '.join(self.choices)}"
+            )
+        return self
+
     @property
     def choices(self) -> tuple[str, ...]:
         return self.labels if self.tie is None else (*self.labels, self.tie)
@@ -147,7 +157,7 @@ def load_judge_file(name: str, beside: Path | None = None) -> tuple[Any, Path]:
     path = resources.find("judges", name, beside)
     data = read_yaml(path)
     kind = data.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         found = f"unknown kind '{kind}'{did_you_mean(str(kind), KINDS)}" if kind is not None else "missing key 'kind'"
         raise ConfigError(f"{path}: {found}; allowed: {', '.join(KINDS)}")
     config = validate({"name": path.stem, **data}, KINDS[kind], str(path))

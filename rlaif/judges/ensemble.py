@@ -1,6 +1,6 @@
 """An ensemble is loaded from YAML, every single judge as an ensemble of one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlaif.engines import EngineConfig
@@ -69,6 +69,7 @@ def load_ensemble(
         raise ConfigError(f"{path}: has no LLM judge, so a judge model has nothing to do; drop --model")
     if any(judge.is_pairwise for judge in llms):
         comparisons = comparisons or "all"
+    llms = _distinct_names(str(path), llms, {program.name for program in programs})
     _check_deciders(str(path), programs, llms, comparisons)
     return Ensemble(config.name, tuple(programs), tuple(llms), aggregate, comparisons)
 
@@ -103,6 +104,22 @@ def _load_member(
         )
         for engine in engines
     ]
+
+
+def _distinct_names(where: str, llms: list[LLMJudge], taken: set[str]) -> list[LLMJudge]:
+    """The judges under names of their own: votes are kept by name. Judges of one name get their model's whole name."""
+    names = [judge.name for judge in llms]
+    renamed = [
+        judge
+        if names.count(judge.name) == 1
+        else replace(judge, name=f"{judge.name.split('@')[0]}@{judge.engine.model}")
+        for judge in llms
+    ]
+    final = [*taken, *(judge.name for judge in renamed)]
+    doubled = sorted({name for name in final if final.count(name) > 1})
+    if doubled:
+        raise ConfigError(f"{where}: two judges are called '{doubled[0]}'; name them apart (name), or drop one")
+    return renamed
 
 
 def _check_deciders(

@@ -25,6 +25,8 @@ from rlaif.types import (
 )
 
 TIE = "tie"
+CHANGES_ANSWERS = {"model", "engine", "constraint", "extra_body", "dtype", "max_model_len", "engine_args"}
+"""The keys of an engine's configuration that can change what a judge answers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def judge_request(judge: LLMJudge, item: Item, vote: int, endpoint: str | None) 
         item.id,
         judge.name,
         [message.as_dict() for message in messages],
-        judge.engine.model,
+        judge.engine.model_dump(mode="json", include=CHANGES_ANSWERS),
         endpoint,
         judge.config.reading,
         judge.config.choices,
@@ -98,9 +100,9 @@ def judge_request(judge: LLMJudge, item: Item, vote: int, endpoint: str | None) 
 
 
 def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, completion: Completion) -> Judgment:
-    """The completion of a vote's request as a judgment. An over-long request is one without an outcome."""
+    """The answer to a vote's request as a judgment."""
     shown = shown_order(item, vote)
-    sample = completion.samples[0] if completion.samples else None
+    (sample,) = completion.samples
     outcome, reason, probabilities = _read(judge, shown, sample)
     return Judgment(
         id=completion.key,
@@ -111,13 +113,13 @@ def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, 
         template_hash=content_hash(judge.template.source, judge.config.system),
         vote=vote,
         shown=tuple(response.id for response in shown),
-        raw=sample.text if sample else "",
+        raw=sample.text,
         outcome=outcome,
         reason=reason,
         probabilities=probabilities,
         latency_seconds=completion.latency_seconds,
         prompt_tokens=completion.prompt_tokens,
-        completion_tokens=sample.completion_tokens if sample else None,
+        completion_tokens=sample.completion_tokens,
     )
 
 
@@ -162,10 +164,8 @@ def _judge_messages(judge: LLMJudge, shown: tuple[Response, ...]) -> Messages:
 
 
 def _read(
-    judge: LLMJudge, shown: tuple[Response, ...], sample: Sample | None
+    judge: LLMJudge, shown: tuple[Response, ...], sample: Sample
 ) -> tuple[Outcome | None, NoOutcome | None, dict[str, float] | None]:
-    if sample is None:
-        return None, "over-long", None
     if sample.choice_probabilities is not None:
         return _read_probabilities(judge.config, shown, sample.choice_probabilities)
     label, reason = read_label(sample.text, judge.config.choices, truncated=sample.finish_reason == "length")

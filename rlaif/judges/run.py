@@ -24,7 +24,7 @@ from rlaif.judges.judge import Item, LLMJudge, judge_request, program_judgment, 
 from rlaif.judges.stats import JudgeStats, judge_stats
 from rlaif.judges.vote import STOPPING_RULE, first_votes, further_votes, orders
 from rlaif.progress import progress, say
-from rlaif.records import RecordWriter, read_records, write_records
+from rlaif.records import RecordWriter, keep_old, read_records, refuse_same_file, write_records
 from rlaif.types import JudgeTally, Judgment, Response, Score, Verdict, content_hash
 
 MAX_FAILED_SHARE = 0.05
@@ -67,6 +67,8 @@ def judge(
     """
     configs = tuple(EngineConfig(model=model) if isinstance(model, str) else model for model in models)
     ensemble = load_ensemble(judge, votes=votes, models=configs, comparisons=comparisons)
+    if isinstance(responses, str | Path):
+        refuse_same_file(responses, output)
     rows = read_responses(responses)
     path = Path(output) if output is not None else None
     result = JudgeResult(output=path)
@@ -106,9 +108,11 @@ class Journal:
         self.written = 0
         if output is not None:
             path = output.with_name(output.name + ".d") / "judgments.jsonl"
-            if path.exists() and not overwrite:
+            if overwrite:
+                keep_old(path)
+            if path.exists():
                 self._known = {row.id: row for row in read_records(path, Judgment, tolerate_torn_tail=True)}
-            self._writer = RecordWriter(path, append=not overwrite)
+            self._writer = RecordWriter(path)
         self._before = set(self._known)
 
     @property
@@ -223,7 +227,7 @@ class Session:
         with progress(f"judge {engine.model}", len(missing), "votes") as advance:
             async for completion in engine.complete_many([request for _, request in missing.values()]):
                 ballot, _ = missing[completion.key]
-                if completion.failure in (None, "over-long"):
+                if completion.failure is None:
                     judgment = read_judgment(ballot.judge, ballot.item, ballot.vote, engine.endpoint, completion)
                     self.journal.add(judgment)
                     self._count(ballot, judgment)
@@ -314,16 +318,19 @@ def _failure(ballot: Ballot, completion: Completion) -> dict[str, str]:
 
 
 def _check_quality(result: JudgeResult, max_unparsed: float) -> None:
+    """Raises QualityGateError, which carries the finished result, if too much could not be read or asked."""
     for stats in result.judges:
         if stats.asked and stats.unparsed > max_unparsed * stats.asked:
             raise QualityGateError(
                 f"the judge '{stats.judge}' gave no readable verdict in {stats.unparsed} of {stats.asked} votes "
                 f"({stats.unparsed / stats.asked:.0%}; allowed {max_unparsed:.0%}). Everything is saved: look at `raw` in "
-                "the judgments, use another model or template, or allow more with --max-unparsed"
+                "the judgments, use another model or template, or allow more with --max-unparsed",
+                result,
             )
     asked = sum(stats.asked for stats in result.judges) + len(result.failures)
     if len(result.failures) > MAX_FAILED_SHARE * asked:
         raise QualityGateError(
             f"{len(result.failures)} of {asked} votes could not be asked (first: {result.failures[0]['detail']}); "
-            "the answered ones are saved and the same command asks for the others again"
+            "the answered ones are saved and the same command asks for the others again",
+            result,
         )

@@ -12,7 +12,7 @@ from typing import Literal
 from rlaif.errors import ConfigError, DataError
 from rlaif.generation import write_notes
 from rlaif.judges.compare import by_prompt
-from rlaif.records import read_records, write_records
+from rlaif.records import read_records, refuse_same_file, write_records
 from rlaif.types import (
     JudgeTally,
     PreferencePair,
@@ -84,6 +84,8 @@ def make_pairs(
     """
     if rule not in RULES:
         raise ConfigError(f"unknown rule '{rule}'; allowed: {', '.join(RULES)}")
+    if isinstance(verdicts, str | Path):
+        refuse_same_file(verdicts, output)
     rows = list(read_records(Path(verdicts), Verdict)) if isinstance(verdicts, str | Path) else list(verdicts)
     if not rows:
         where = verdicts if isinstance(verdicts, str | Path) else "the given verdicts"

@@ -8,10 +8,12 @@ from pydantic import Field, JsonValue, model_validator
 from rlaif import resources
 from rlaif.config import Config, read_yaml, validate
 from rlaif.engines import EngineConfig, EngineSettings
+from rlaif.errors import DataError
 from rlaif.inputs import read_prompts
 from rlaif.judges.config import Comparisons
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.preferences.pairs import Rule
+from rlaif.training.arguments import check_trainer_keys
 from rlaif.types import Sampling
 
 POLICY = "{model}"
@@ -88,6 +90,8 @@ class EvaluateStage(Config):
     """temperature, top_p, max_tokens, stop, seed."""
     system: str | None = None
     """System prompt for prompts that have none."""
+    max_unparsed: float = Field(default=0.05, ge=0, le=1)
+    """Share of a judge's votes without a verdict that is allowed."""
     relevance: bool = True
     """Measure whether answers belong to their prompts (needs a local base model)."""
     engine: EngineSettings = EngineSettings()
@@ -133,7 +137,7 @@ def load_recipe(
     if output is not None:
         data["output"] = str(output)
     config = validate(data, RecipeConfig, str(path))
-    train_config(config)
+    check_trainer_keys(train_config(config))
     _check_judges(config, path.parent)
     return config, path
 
@@ -174,6 +178,22 @@ def train_config(config: RecipeConfig) -> Any:
         data=str(folder / "pairs" / "preferences.jsonl"),
         output=str(folder / "train"),
     )
+
+
+def check_prompts(config: RecipeConfig, beside: Path) -> None:
+    """Raises DataError, before anything is sampled, if a prompt file is wrong or held-out prompts are trained on."""
+    stage = config.generate
+    trained = read_prompts(source_path(stage.prompts, beside), system=stage.system, limit=stage.limit)
+    if config.evaluate is None:
+        return
+    held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
+    texts = {prompt.messages for prompt in held_out.prompts}
+    shared = [prompt for prompt in trained.prompts if prompt.messages in texts]
+    if shared:
+        raise DataError(
+            f"{len(shared)} prompts of evaluate.prompts are also trained on (first: "
+            f"'{shared[0].messages[-1].content[:60]}'); held-out prompts must be others"
+        )
 
 
 def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:

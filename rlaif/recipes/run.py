@@ -19,11 +19,13 @@ from rlaif.config import load_config
 from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
 from rlaif.progress import say
-from rlaif.recipes.config import RecipeConfig, judging_models, load_recipe, source_path, train_config
+from rlaif.recipes.config import RecipeConfig, check_prompts, judging_models, load_recipe, source_path, train_config
 from rlaif.records import write_text
 from rlaif.training.run_folder import package_versions
-from rlaif.types import SCHEMA_VERSION
+from rlaif.types import SCHEMA_VERSION, content_hash
 
+LIMITS = {"max_requests", "concurrency", "timeout_seconds", "max_retries", "batch_size", "max_unparsed"}
+"""Keys of engines and judges that bound the work and change no answer."""
 STAGES = ("generate", "judge", "pairs", "train", "evaluate")
 
 
@@ -51,6 +53,7 @@ def run(
     config, path = load_recipe(str(recipe), model=model, output=output)
     from rlaif.report.summary import write_summary
 
+    check_prompts(config, path.parent)
     _claim(config, overwrite)
     session = Recipe(config, path.parent, overwrite)
     for stage in STAGES:
@@ -71,9 +74,11 @@ class Recipe:
         self.results: dict[str, dict[str, Any]] = {}
 
     def stage(self, name: str) -> None:
-        """Runs a stage unless it is done with the same configuration and inputs."""
-        done = self.folder(name) / "done.json"
-        work: dict[str, Callable[[], dict[str, Any]]] = {
+        """Runs a stage unless it is done with the same configuration and inputs.
+
+        A stage that was started with others is started over, except that generate and judge keep what was answered.
+        """
+        work: dict[str, Callable[[bool], dict[str, Any]]] = {
             "generate": self._generate,
             "judge": self._judge,
             "pairs": self._pairs,
@@ -81,17 +86,31 @@ class Recipe:
             "evaluate": self._evaluate,
         }
         inputs = self._inputs(name)
-        before = json.loads(done.read_text(encoding="utf-8")) if done.is_file() and not self.overwrite else None
-        if before is not None and before["inputs"] == inputs:
+        before = self._read_stages().get(name)
+        over = self.overwrite or (before is not None and before["inputs"] != inputs)
+        if before is not None and before["result"] is not None and not over:
             say(f"{name}: done before, not run again")
             self.results[name] = before["result"]
             return
         say(f"{name}: starting")
+        self._write_stage(name, inputs, None)
         started = time.monotonic()
-        result = work[name]()
+        result = work[name](over)
         result["seconds"] = round(time.monotonic() - started, 1)
-        write_text(done, json.dumps({"inputs": inputs, "result": result}, indent=1, ensure_ascii=False) + "\n")
+        self._write_stage(name, inputs, result)
         self.results[name] = result
+
+    @property
+    def _stages_path(self) -> Path:
+        return self.config.output / "stages.json"
+
+    def _read_stages(self) -> dict[str, Any]:
+        stages = json.loads(self._stages_path.read_text(encoding="utf-8")) if self._stages_path.is_file() else {}
+        return dict(stages)
+
+    def _write_stage(self, name: str, inputs: dict[str, str], result: dict[str, Any] | None) -> None:
+        stages = {**self._read_stages(), name: {"inputs": inputs, "result": result}}
+        write_text(self._stages_path, json.dumps(stages, indent=1, ensure_ascii=False) + "\n")
 
     def folder(self, name: str) -> Path:
         return self.config.output / name
@@ -109,7 +128,7 @@ class Recipe:
         return self.folder("pairs") / "preferences.jsonl"
 
     def _inputs(self, name: str) -> dict[str, str]:
-        """Hashes of everything a stage depends on besides the recipe itself (which may not change in a run folder)."""
+        """Hashes of everything a stage depends on: its configuration and its files."""
         config = self.config
         files: dict[str, list[Path]] = {
             "generate": _existing(source_path(config.generate.prompts, self.beside)),
@@ -122,11 +141,14 @@ class Recipe:
             files["evaluate"] = [
                 *_existing(source_path(config.evaluate.prompts, self.beside)),
                 *_judge_files(config.evaluate.judge, self.beside),
-                self.preferences,
+                self.folder("train") / "manifest.json",
+                *sorted(self.folder("train").glob("*.safetensors")),
             ]
-        return {str(path): _hash(path) for path in files[name]}
+        settings = train_config(config) if name == "train" else getattr(config, name)
+        hashes = {"configuration": content_hash(config.model, settings.model_dump(mode="json"))}
+        return hashes | {str(path): _hash(path) for path in files[name]}
 
-    def _generate(self) -> dict[str, Any]:
+    def _generate(self, over: bool) -> dict[str, Any]:
         from rlaif.generation import generate
 
         stage = self.config.generate
@@ -147,7 +169,7 @@ class Recipe:
             "duplicate_prompts": len(made.duplicates),
         }
 
-    def _judge(self) -> dict[str, Any]:
+    def _judge(self, over: bool) -> dict[str, Any]:
         from rlaif.judges.run import judge
 
         stage = self.config.judge
@@ -168,7 +190,7 @@ class Recipe:
             "judges": [stats.as_dict() for stats in judged.judges],
         }
 
-    def _pairs(self) -> dict[str, Any]:
+    def _pairs(self, over: bool) -> dict[str, Any]:
         from rlaif.preferences.pairs import make_pairs
 
         stage = self.config.pairs
@@ -181,19 +203,18 @@ class Recipe:
             )
         return {"pairs": len(made.pairs), "longer_chosen": made.longer_chosen, "skipped": made.reasons}
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, over: bool) -> dict[str, Any]:
         from rlaif.training.run import train
 
-        result = train(train_config(self.config), overwrite=self.overwrite)
+        result = train(train_config(self.config), overwrite=over)
         return {"steps": result.steps, "rows": result.rows, "skipped": result.skipped, "metrics": result.metrics}
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self, over: bool) -> dict[str, Any]:
         from rlaif.evaluation import evaluate
 
         stage = self.config.evaluate
         assert stage is not None
         prompts = read_prompts(source_path(stage.prompts, self.beside), system=stage.system)
-        self._check_held_out({prompt.id for prompt in prompts.prompts})
         result = evaluate(
             self.config.engine.config(str(self.folder("train"))),
             self.config.engine.config(self.config.model),
@@ -203,21 +224,12 @@ class Recipe:
             sampling=stage.sampling,
             votes=stage.votes,
             judge_models=judging_models(self.config, stage),
+            max_unparsed=stage.max_unparsed,
             measure_relevance=stage.relevance,
             output=self.folder("evaluate"),
-            overwrite=self.overwrite,
+            overwrite=over,
         )
         return result.as_dict()
-
-    def _check_held_out(self, held_out: set[str]) -> None:
-        stage = self.config.generate
-        trained = read_prompts(source_path(stage.prompts, self.beside), system=stage.system, limit=stage.limit)
-        shared = [prompt for prompt in trained.prompts if prompt.id in held_out]
-        if shared:
-            raise DataError(
-                f"{len(shared)} prompts of evaluate.prompts are also trained on (first: "
-                f"'{shared[0].messages[-1].content[:60]}'); held-out prompts must be others"
-            )
 
 
 def _claim(config: RecipeConfig, overwrite: bool) -> None:
@@ -228,14 +240,17 @@ def _claim(config: RecipeConfig, overwrite: bool) -> None:
     now = config.model_dump(mode="json")
     if path.exists() and not overwrite:
         before = load_config(path, RecipeConfig).model_dump(mode="json")
-        changed = [key for key in _flat(now) if _flat(before).get(key) != _flat(now)[key]]
-        changed += [key for key in _flat(before) if key not in _flat(now)]
+        was, is_now = _flat(before), _flat(now)
+        changed = [
+            key for key in was.keys() | is_now.keys() if was.get(key) != is_now.get(key) and not _may_change(key)
+        ]
         if changed:
             raise ConfigError(
                 f"{config.output}: holds a run with another configuration; changed: {', '.join(sorted(changed))}. "
                 "Give another --output, or --overwrite to start again"
             )
-        return
+        if not any(was.get(key) != is_now.get(key) for key in was.keys() | is_now.keys()):
+            return
     write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -244,6 +259,14 @@ def _claim(config: RecipeConfig, overwrite: bool) -> None:
         "seeds": {key: value for key, value in _flat(now).items() if key.split(".")[-1] == "seed"},
     }
     write_text(config.output / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _may_change(key: str) -> bool:
+    """Whether a key may differ in a run folder: later stages start over by themselves, limits change no answer."""
+    stage, _, rest = key.partition(".")
+    if stage in ("pairs", "train", "evaluate", "description"):
+        return True
+    return rest.split(".")[-1] in LIMITS
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """transformers.TrainingArguments from a TrainConfig: what passes through, and what has one place only."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,14 @@ OWNED = {
     "deepspeed": "training on several devices is not supported yet",
 }
 """Keys of TrainingArguments that can not be set under trainer, and what to do instead."""
+LOGGERS = {"none": "", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+"""What report_to may name, and the module each needs."""
 
 
 def check_trainer_keys(config: TrainConfig) -> None:
-    """Raises ConfigError naming every key under trainer that is unknown or has its own place."""
+    """Raises ConfigError naming every key under trainer that is unknown, has its own place, or needs what is missing."""
+    if not config.trainer:
+        return
     from transformers import TrainingArguments
 
     allowed = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
@@ -57,6 +62,12 @@ def check_trainer_keys(config: TrainConfig) -> None:
         elif key not in allowed:
             near = did_you_mean(key, allowed - OWNED.keys())
             problems.append(f"unknown key 'trainer.{key}'{near}: not a key of transformers.TrainingArguments")
+    loggers = config.trainer.get("report_to") or []
+    for logger in [loggers] if isinstance(loggers, str) else loggers if isinstance(loggers, list) else [loggers]:
+        if logger not in LOGGERS:
+            problems.append(f"trainer.report_to: unknown logger {logger!r}; allowed: {', '.join(sorted(LOGGERS))}")
+        elif LOGGERS[logger] and importlib.util.find_spec(LOGGERS[logger]) is None:
+            problems.append(f"trainer.report_to: {logger} is not installed; install it with: pip install {logger}")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -140,7 +140,8 @@ def load_preset(name: str, **overrides: Any) -> TrainConfig:
             continue
         old = data.get(key)
         data[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return validate(data, TrainConfig, str(path))
+    given = [key for key, value in overrides.items() if value is not None]
+    return validate(data, TrainConfig, f"{path.name} with {', '.join(given)} as given" if given else str(path))
 
 
 def check_method(name: str) -> Method:

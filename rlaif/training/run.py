@@ -11,6 +11,7 @@ from typing import Any
 from rlaif.errors import ConfigError, DataError, TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
+from rlaif.training.arguments import check_trainer_keys
 from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
 from rlaif.training.config import TrainConfig, load_preset
@@ -60,7 +61,9 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
         raise ConfigError(f"{', '.join(keys)}: a whole configuration is given already; change it there instead")
     _one_process()
     data_hash = file_hash(config.data)
+    check_trainer_keys(config)
     if overwrite:
+        _rows(config)  # nothing is deleted for a command that can not run
         remove_run(config.output)
     manifest = check_same_run(config.output, config, data_hash)
     if manifest is not None and manifest["finished"]:
@@ -85,6 +88,7 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
 def dry_run(config: TrainConfig) -> DryRun:
     """Tokenises the data and counts, without loading the model's weights."""
     file_hash(config.data)
+    check_trainer_keys(config)
     rows = _rows(config)
     reasons: dict[str, int] = {}
     for skipped in rows.skipped:
@@ -134,9 +138,6 @@ def _list_skipped(config: TrainConfig, rows: Rows) -> None:
 
 def _run(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> str:
     """Trains to the end and saves; returns the name of the base model."""
-    from rlaif.training.arguments import check_trainer_keys
-
-    check_trainer_keys(config)
     with _quiet_libraries():
         from rlaif.training.session import run_session
 

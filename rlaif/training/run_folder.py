@@ -11,12 +11,16 @@ import yaml
 
 import rlaif
 from rlaif.errors import ConfigError, DataError
+from rlaif.progress import say
 from rlaif.records import write_text
+from rlaif.training.checkpoints import checkpoints
 from rlaif.training.config import TrainConfig
 
 MANIFEST = "manifest.json"
+KIND = "training run"
+"""Tells the manifest from that of a recipe: only folders of this kind are ever deleted."""
 CONFIG = "config.yaml"
-MAY_CHANGE = {"output", "micro_batch_tokens", "gradient_checkpointing", "save_steps", "keep_checkpoints"}
+MAY_CHANGE = {"output", "micro_batch_tokens", "gradient_checkpointing", "keep_checkpoints"}
 """Keys that may differ when a run is continued: they change no result (but rounding)."""
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -45,12 +49,12 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a run folder, None if the folder is no run yet."""
+    """The manifest of a training run's folder, None if the folder is none (yet)."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+    return manifest if manifest.get("kind") == KIND else None
 
 
 def check_same_run(folder: Path, config: TrainConfig, data_hash: str) -> dict[str, Any] | None:
@@ -73,6 +77,10 @@ def check_same_run(folder: Path, config: TrainConfig, data_hash: str) -> dict[st
     ]
     if manifest["data_hash"] != data_hash:
         changed.append(f"  the content of {config.data}: hash was {manifest['data_hash'][:16]}, now {data_hash[:16]}")
+    if changed and not manifest["finished"] and not checkpoints(folder / "checkpoints"):
+        say(f"{folder}: an earlier run with other settings never came to a checkpoint; it is started over")
+        remove_run(folder)
+        return None
     if changed:
         listing = "\n".join(changed)
         raise ConfigError(
@@ -86,7 +94,7 @@ def remove_run(folder: Path) -> None:
     """Deletes a run folder. Raises ConfigError if it is not one: nothing else is ever deleted."""
     if not folder.exists():
         return
-    if not (folder / MANIFEST).is_file():
+    if read_manifest(folder) is None:
         if folder.is_dir() and not any(folder.iterdir()):
             return
         raise ConfigError(f"{folder}: --overwrite deletes only training runs, and this is not one; choose another -o")
@@ -96,6 +104,7 @@ def remove_run(folder: Path) -> None:
 def start_manifest(config: TrainConfig, data_hash: str, rows_hash: str) -> dict[str, Any]:
     """The manifest of a run that starts: configuration, hashes, seeds and versions."""
     return {
+        "kind": KIND,
         "schema_version": 1,
         "finished": False,
         "config": settings(config),

@@ -33,7 +33,7 @@ def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> st
     arguments = training_arguments(config, checkpoint_folder, autocast=policy.autocast)
     device = arguments.device
     budget = token_budget(config, device)
-    advice = f"lower micro_batch_tokens (now {budget}), or max_length (now {config.max_length})"
+    advice = f"lower micro_batch_tokens (now {budget})"
     with memory_errors(advice), _autocast(policy, device):
         plan = checked_plan(policy.model, rows.rows[: config.batch_size], policy.plan, device)
         if plan.is_plain:

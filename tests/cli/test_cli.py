@@ -60,6 +60,12 @@ MISTAKES = [
     (["judge", "responses.jsonl", "-j", "wrong.yaml", "-o", "v.jsonl"], "did you mean 'prompt'?"),
     (["judge", "responses.jsonl", "-j", "undefined.yaml", "-o", "v.jsonl"], "undefined variable 'respons_a'"),
     (["judge", "ok.jsonl", "-j", "brief", "-o", "v.jsonl"], "ok.jsonl:1: not a Response"),
+    (["judge", "responses.jsonl", "-j", "brief", "-o", "v.jsonl", "--max-requests", "3"], "--max-requests: belongs to a model"),
+    (["generate", "metadata.jsonl", "-m", "m", "-o", "r.jsonl"], "metadata.jsonl:1: metadata: expected an object"),
+    (["generate", "ok.jsonl", "-m", "m", "-o", "ok.jsonl"], "both read and written"),
+    (["train", "sft", "-m", "m", "--data", "ok.jsonl", "-o", "run", "--beta", "1"], "--beta: sft compares"),
+    (["train", "dpo", "-m", "m", "--data", "ok.jsonl", "-o", "recipe-run", "--overwrite"], "m"),
+    (["train", "dpo", "-m", "m", "--data", "ok.jsonl", "-o", "recipe-run"], "holds no training run"),
     (["pairs", "responses.jsonl", "-o", "p.jsonl"], "responses.jsonl:1: not a Verdict"),
     (["train", "dpoo", "-m", "m", "--data", "p.jsonl", "-o", "run"], "did you mean 'dpo'?"),
     (["train", "dpo", "-m", "m", "--data", "none.jsonl", "-o", "run"], "none.jsonl: no such file"),
@@ -79,6 +85,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "t.j2").write_text("{{ respons_a }} {{ response_b }}")
     (tmp_path / "undefined.yaml").write_text("kind: pairwise\nprompt: t.j2\nengine: {model: m}\n")
     (tmp_path / "recipe.yaml").write_text("output: r\nmodel: m\ngenerate: {prompts: ok.jsonl}\njudge: {judg: brief}\n")
+    (tmp_path / "metadata.jsonl").write_text('{"prompt": "a", "metadata": "x"}\n')
+    (tmp_path / "recipe-run").mkdir()
+    (tmp_path / "recipe-run" / "manifest.json").write_text('{"schema_version": 1}')
     return tmp_path
 
 
@@ -93,6 +102,7 @@ def test_a_mistake_is_one_message_and_exit_status_2(folder: Path, arguments: lis
     assert result.returncode == 2, result.stderr
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+    assert (folder / "recipe-run" / "manifest.json").exists()
 
 
 def test_dry_runs_count_and_write_nothing(folder: Path) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from aiohttp import web
 from stub_server import Body, StubServer, chat_reply, fault
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 KEY = "sk-very-secret-0123456789abcdef"
 
 
 async def rlaif(folder: Path, *arguments: str) -> tuple[int, str]:
     """Runs a command with the key in its environment; gives back its exit status and all it printed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rlaif", *arguments, cwd=folder, env={**os.environ, "MY_KEY": KEY},
+        sys.executable, "-m", "rlaif", *arguments, cwd=folder, env={**ENVIRONMENT, "MY_KEY": KEY},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -67,7 +69,7 @@ async def test_ctrl_c_keeps_the_work_and_the_same_command_goes_on(tmp_path: Path
     async with StubServer(answer_two) as server:
         command = ["generate", "prompts.txt", "-m", "stub", "--base-url", server.url, "-o", "r.jsonl"]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rlaif", *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+            sys.executable, "-m", "rlaif", *command, cwd=tmp_path, env=ENVIRONMENT, stderr=asyncio.subprocess.PIPE
         )
         await slow.wait()
         while not (tmp_path / "r.jsonl").exists() or len((tmp_path / "r.jsonl").read_text().splitlines()) < 2:

@@ -174,8 +174,27 @@ def test_a_hostile_answer_is_data_and_never_a_template(make_response: Make) -> N
     assert all(len(request.messages) == 1 for request in engine.requests)
 
 
+def test_a_file_is_never_both_read_and_written(responses: list[Response], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write_records(path, responses)
+    with pytest.raises(DataError, match="both read and written"):
+        judge(path, "brief", output=path)
+    assert len(list(read_records(path, Response))) == 6
+
+
+def test_what_a_failed_gate_leaves_is_the_finished_result(responses: list[Response]) -> None:
+    with pytest.raises(QualityGateError) as error:
+        run(responses, "helpful", lambda request, index: "Both are good")
+    assert len(error.value.result.verdicts) == 6
+
+
 def test_a_panel_of_several_models_is_one_judge_per_model() -> None:
     from rlaif import EngineConfig
+
+    clash = load_ensemble("helpful", models=(EngineConfig(model="a/m"), EngineConfig(model="b/m")))
+    assert [llm.name for llm in clash.llms] == ["helpful@a/m", "helpful@b/m"]
+    with pytest.raises(ConfigError, match="two judges are called"):
+        load_ensemble("helpful", models=(EngineConfig(model="a/m"), EngineConfig(model="a/m")))
 
     panel = load_ensemble("helpful", models=(EngineConfig(model="a/x"), EngineConfig(model="b/y")))
     assert [llm.name for llm in panel.llms] == ["helpful@x", "helpful@y"]
@@ -191,6 +210,16 @@ def test_a_panel_of_several_models_is_one_judge_per_model() -> None:
         ("kind: pairwise\nprompt: helpful-score", "undefined variable 'response'"),
         ("kind: pairwise\nprompt: helpful", "names no model"),
         ("kind: pairwise\nprompt: helpful\nengine: {model: m, api_key: secret}", "must not stand in a file"),
+        ("kind: pairwise\nprompt: helpful\nlabels: [A, A]", "must be different texts"),
+        ("kind: [a]\nprompt: helpful", "unknown kind"),
+        (
+            "kind: pairwise\nprompt: helpful\nengine: {model: m, base_url: 'http://u:secret@x/v1'}",
+            "no user, password or query",
+        ),
+        (
+            "kind: pairwise\nprompt: helpful\nengine: {model: m, api_key_env: sk-secret}",
+            "must be the NAME of an environment",
+        ),
         ("kind: pointwise\nprompt: helpful-score\nscale: [5, 1]", "scale must go from a lower to a higher"),
         ("kind: ensemble\nmembers: [{judge: brief, weight: 0}]", "all weights are 0"),
         ("kind: ensemble\nmembers: [{judge: brief}, {judge: brief}]", "two members are called 'brief'"),
