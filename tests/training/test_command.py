@@ -34,7 +34,7 @@ def test_flags_reach_the_configuration(invoke: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(run, "train", fake)
     flags = "dpo -m M --data d.jsonl -o out --full --lr 5e-7 --beta 0.3 --label-smoothing 0.1 --epochs 2 --batch-size 8"
-    more = "--max-length 99 --truncation raise --seed 7 --save-steps 5 --overwrite --json --lora-r 4"
+    more = "--max-length 99 --truncation raise --seed 7 --save-steps 5 --overwrite --json"
     result = invoke(*flags.split(), *more.split())
     assert result.exception is None
     assert json.loads(result.stdout) == {"path": "out", "steps": 3, "metrics": {"loss": 0.5}, "rows": 10, "skipped": 2}
@@ -42,7 +42,10 @@ def test_flags_reach_the_configuration(invoke: Any, monkeypatch: pytest.MonkeyPa
     assert overwrite
     assert (config.full, config.peak_learning_rate, config.beta, config.label_smoothing) == (True, 5e-7, 0.3, 0.1)
     assert (config.epochs, config.batch_size, config.max_length, config.truncation) == (2, 8, 99, "raise")
-    assert (config.seed, config.save_steps, config.lora.r, config.lora.alpha) == (7, 5, 4, 32)
+    assert (config.seed, config.save_steps) == (7, 5)
+    assert invoke("dpo", "-m", "M", "--data", "d.jsonl", "-o", "out", "--lora-r", 4).exception is None
+    adapter = seen[1][0].lora
+    assert (adapter.r, adapter.alpha, seen[1][0].full) == (4, 32, False)
 
 
 def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Path, tmp_path: Path) -> None:
@@ -58,7 +61,11 @@ def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Pa
     [
         (["dpoo"], "unknown method 'dpoo' .did you mean 'dpo'"),
         (["dpo", "-m", "M"], "missing --data, --output"),
-        (["sft", "-m", "M", "--data", "d", "-o", "o", "--label-smoothing", "0.1"], "label_smoothing belongs to dpo"),
+        (
+            ["sft", "-m", "M", "--data", "d", "-o", "o", "--label-smoothing", "0.1"],
+            "--label-smoothing: sft compares with no",
+        ),
+        (["dpo", "-m", "M", "--data", "d", "-o", "o", "--full", "--lora-r", "4"], "with --full there is no adapter"),
     ],
 )
 def test_refusals(invoke: Any, arguments: list[str], message: str) -> None:
