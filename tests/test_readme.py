@@ -33,7 +33,7 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_exists_with_its_options(line: str) -> None:
     _, name, *arguments = shlex.split(line, comments=True)
     command = COMMAND.commands[name]  # type: ignore[attr-defined]
-    command.make_context(name, arguments)
+    assert command.make_context(name, arguments).params
 
 
 def test_every_file_the_readme_links_to_is_there() -> None:
