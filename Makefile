@@ -8,14 +8,15 @@ TRL_VENV := .venv-trl
 MODEL := .cache/models/SmolLM2-135M-Instruct/config.json
 PIP := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup model quickstart test check format test-vllm benchmark clean
+.PHONY: help setup model quickstart test check format test-vllm parity benchmark clean
 
 help:
 	@echo "make quickstart   set up, then go from prompts to an aligned model on the CPU (under 10 minutes)"
 	@echo "make test         set up, then run all tests"
 	@echo "make check        set up, then run ruff and the type checker"
 	@echo "make test-vllm    set up vLLM for the CPU, then test its engine and its server"
-	@echo "make benchmark    set up TRL in an environment of its own, then compare speed and memory"
+	@echo "make parity       set up TRL in an environment of its own, then compare losses, gradients and a step"
+	@echo "make benchmark    with the same environment, compare speed and memory (slow on a CPU)"
 
 setup: $(VENV)/ready
 model: $(MODEL)
@@ -59,8 +60,11 @@ $(TRL_VENV)/ready: constraints.txt
 	$(TRL_VENV)/bin/$(PIP) torch transformers trl peft
 	@touch $@
 
+parity: $(VENV)/ready $(TRL_VENV)/ready
+	$(VENV)/bin/python -m benchmarks.parity --trl-python $(TRL_VENV)/bin/python
+
 benchmark: $(MODEL) $(TRL_VENV)/ready
-	$(VENV)/bin/python -m benchmarks.dpo_vs_trl --model $(dir $(MODEL)) --trl-python $(TRL_VENV)/bin/python
+	$(VENV)/bin/python -m benchmarks.vs_trl --model $(dir $(MODEL)) --trl-python $(TRL_VENV)/bin/python
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) .cache runs

@@ -22,14 +22,18 @@ class Stopwatch(TrainerCallback):
         self.seconds.append(_now() - self._started)
 
 
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def _now() -> float:
-    if torch.cuda.is_available():
+    if on_gpu():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_megabytes() -> float:
     """Peak GPU memory of this process where there is a GPU, else its peak resident memory, in MB (10**6 bytes)."""
-    if torch.cuda.is_available():
+    if on_gpu():
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -91,22 +91,12 @@ def prompt_from_row(row: dict[str, Any], where: str) -> tuple[Prompt, bool]:
     return Prompt.from_messages(messages, id=given_id, metadata=metadata), removed
 
 
-def _prompts(source: str | Path | Iterable[str | Prompt], result: PromptSet) -> Iterator[tuple[str, Prompt]]:
-    if not isinstance(source, str | Path):
-        for number, item in enumerate(source, start=1):
-            yield f"prompt {number}", item if isinstance(item, Prompt) else Prompt.from_text(item)
-        return
-    path = Path(source)
-    if path.suffix == ".txt":
-        yield from _text_lines(path)
-        return
-    for where, row in _rows(str(source), path):
-        prompt, removed = prompt_from_row(row, where)
-        result.answers_removed += removed
-        yield where, prompt
+def read_rows(source: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where it stands, row) for each row of a JSONL, JSON, CSV or Parquet file, or of a data set name.
 
-
-def _rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    A data set is named as `datasets` knows it, with its split after a colon. Raises DataError naming file and line.
+    """
+    name, path = str(source), Path(source)
     if path.suffix in (".jsonl", ".ndjson"):
         yield from ((f"{path}:{number}", row) for number, row in read_json_lines(path))
     elif path.suffix == ".json":
@@ -123,6 +113,21 @@ def _rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     else:
         dataset, _, split = name.partition(":")
         yield from _dataset_rows(dataset, name, split=split or "train")
+
+
+def _prompts(source: str | Path | Iterable[str | Prompt], result: PromptSet) -> Iterator[tuple[str, Prompt]]:
+    if not isinstance(source, str | Path):
+        for number, item in enumerate(source, start=1):
+            yield f"prompt {number}", item if isinstance(item, Prompt) else Prompt.from_text(item)
+        return
+    path = Path(source)
+    if path.suffix == ".txt":
+        yield from _text_lines(path)
+        return
+    for where, row in read_rows(source):
+        prompt, removed = prompt_from_row(row, where)
+        result.answers_removed += removed
+        yield where, prompt
 
 
 def _text_lines(path: Path) -> Iterator[tuple[str, Prompt]]:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlaif.errors import EngineError
 
@@ -36,10 +36,13 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(**_source(name))
 
 
-def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Any:
+def load_model(
+    name: str, dtype: str = "auto", device: str | None = None, *, quantize: Literal["none", "4bit", "8bit"] = "none"
+) -> Any:
     """A causal language model in evaluation mode on `device` (CUDA if there is one). An adapter is merged into its base.
 
-    dtype: 'auto' (bfloat16 on CUDA, float32 on the CPU) or a torch dtype name.
+    dtype: 'auto' (bfloat16 on CUDA, float32 on the CPU) or a torch dtype name. quantize: hold the weights of a whole
+    model in so many bits, with bitsandbytes.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -54,11 +57,67 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None) -> Any
         return merged.eval()
     with _loading(name):
         model = AutoModelForCausalLM.from_pretrained(
-            **_source(name), dtype=getattr(torch, resolve_dtype(dtype, device))
+            **_source(name),
+            dtype=getattr(torch, resolve_dtype(dtype, device)),
+            **_quantization(quantize, resolve_dtype(dtype, device)),
         )
+    if quantize != "none":
+        return model.eval()
     if name.endswith(".gguf"):
         _forget_quantization(model)
     return model.to(device).eval()
+
+
+def load_reward_model(name: str, dtype: str = "auto", device: str | None = None) -> Any:
+    """A reward model (a sequence classifier with one label) in evaluation mode. From a causal language model it is made
+    with a new, random head; from the adapter of a reward model, merged into its base.
+
+    dtype, device: as for load_model. The tokenizer's padding token is set where the model has none.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    device = device or default_device()
+    base = adapter_base(name)
+    if base is not None:
+        from peft import PeftModel
+
+        with _loading(name):
+            merged: Any = PeftModel.from_pretrained(load_reward_model(base, dtype, device), name).merge_and_unload()
+        return merged.eval()
+    with _loading(name):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            **_source(name), dtype=getattr(torch, resolve_dtype(dtype, device)), num_labels=1
+        )
+    if name.endswith(".gguf"):
+        _forget_quantization(model)
+    if model.config.get_text_config().pad_token_id is None:
+        tokenizer = load_tokenizer(name)
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        model.config.get_text_config().pad_token_id = padding
+    return model.to(device).eval()
+
+
+def _quantization(quantize: Literal["none", "4bit", "8bit"], dtype: str) -> dict[str, Any]:
+    """The keywords of from_pretrained that quantise. Raises EngineError where bitsandbytes is missing."""
+    import importlib.util
+
+    if quantize == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise EngineError("quantize: bitsandbytes is not installed; install it with: pip install bitsandbytes")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": settings}
 
 
 def fingerprint(name: str) -> str | None:

@@ -13,15 +13,26 @@ RUN, HYPER, ADAPTER, DATA, OUTPUT = "The run", "Learning", "What is trained", "D
 
 
 def train_command(
-    method: Annotated[str, typer.Argument(help="What is learnt: dpo (preference pairs) or sft (answers).")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="From pairs: dpo, simpo, orpo, cpo, alphapo, tdpo, rainbowpo, step-dpo, rm; from labelled answers: kto, "
+            "bco, apo-unpaired; from answers: sft, spin."
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Model folder, hub name, GGUF file or earlier adapter.", rich_help_panel=RUN
+            "--model",
+            "-m",
+            "--from",
+            help="Model folder, hub name, GGUF file, or the folder of an earlier run.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="JSONL file: preference pairs, or answers for sft.", rich_help_panel=RUN)
+        Path | None,
+        typer.Option(help="Pairs, labelled answers or answers: JSONL, JSON, CSV, Parquet.", rich_help_panel=RUN),
     ] = None,
     output: Annotated[
         Path | None,
@@ -41,16 +52,31 @@ def train_command(
     lora_alpha: Annotated[
         float | None, typer.Option(help="The adapter is scaled by alpha / r.", rich_help_panel=ADAPTER)
     ] = None,
+    init_adapter: Annotated[
+        Path | None, typer.Option(help="Go on training this adapter instead of a fresh one.", rich_help_panel=ADAPTER)
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=HYPER)] = None,
     beta: Annotated[
-        float | None, typer.Option(help="How strongly dpo holds to the reference.", rich_help_panel=HYPER)
+        float | None, typer.Option(help="How strongly the policy is held to the reference.", rich_help_panel=HYPER)
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="Loss of dpo (sigmoid, ipo, ...); repeat for a sum.", rich_help_panel=HYPER, metavar="NAME"),
     ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(help="Probability that a preference is wrong (cDPO).", rich_help_panel=HYPER)
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", rich_help_panel=HYPER)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per optimiser step.", rich_help_panel=HYPER)] = None,
-    reference: Annotated[str | None, typer.Option(help="auto, adapter-off or cached.", rich_help_panel=HYPER)] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="auto, adapter-off, cached, copy or none.", rich_help_panel=HYPER)
+    ] = None,
+    reference_model: Annotated[
+        str | None, typer.Option(help="Another model as the reference.", rich_help_panel=HYPER)
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Share of the prompts that is held out.", rich_help_panel=DATA)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the rows, first weights.", rich_help_panel=HYPER)] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Most tokens of a prompt with one answer.", rich_help_panel=DATA)
@@ -68,6 +94,15 @@ def train_command(
     logging_steps: Annotated[
         int | None, typer.Option(help="Steps between lines of metrics.jsonl.", rich_help_panel=OUTPUT)
     ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other key of the preset, as trainer.warmup_steps=10; repeatable.",
+            metavar="KEY=VALUE",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier run in the folder and start over.")
     ] = False,
@@ -76,27 +111,27 @@ def train_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
-    """Train a policy on a file: LoRA or all weights, with DPO or SFT.
+    """Train a policy (or a reward model) on a file: a LoRA adapter or all weights.
 
     Example: rlaif train dpo -m HuggingFaceTB/SmolLM2-135M-Instruct --data preferences.jsonl -o runs/dpo
 
-    Every other setting is a key of the preset: 'rlaif show train dpo' prints it, --config names your own.
+    Every method has a preset with a sentence for every key: 'rlaif show train dpo' prints it, --set changes a key,
+    --config names a preset of your own. With several GPUs: torchrun --nproc-per-node 8 -m rlaif train ...
     """
     from rlaif.training.config import check_method
 
-    _refuse_foreign(
-        check_method(method), full,
-        {"--beta": beta, "--label-smoothing": label_smoothing, "--reference": reference},
-        {"--lora-r": lora_r, "--lora-alpha": lora_alpha},
-    )  # fmt: skip
+    given = {
+        "model": model, "data": data, "output": output, "full": full, "init_adapter": init_adapter,
+        "learning_rate": lr, "beta": beta, "loss": loss or None, "label_smoothing": label_smoothing, "epochs": epochs,
+        "batch_size": batch_size, "reference": reference, "reference_model": reference_model, "seed": seed,
+        "validation": validation, "max_length": max_length, "truncation": truncation,
+        "micro_batch_tokens": micro_batch_tokens, "dtype": dtype, "save_steps": save_steps,
+        "logging_steps": logging_steps,
+    }  # fmt: skip
     lora = {key: value for key, value in (("r", lora_r), ("alpha", lora_alpha)) if value is not None}
-    settings = _config(
-        config or check_method(method),
-        method=check_method(method), model=model, data=data, output=output, full=full, lora=lora or None,
-        learning_rate=lr, beta=beta, label_smoothing=label_smoothing, epochs=epochs, batch_size=batch_size,
-        reference=reference, seed=seed, max_length=max_length, truncation=truncation,
-        micro_batch_tokens=micro_batch_tokens, dtype=dtype, save_steps=save_steps, logging_steps=logging_steps,
-    )  # fmt: skip
+    keys = {name: value for name, value in {**given, "lora": lora or None}.items() if value is not None}
+    _refuse_foreign(check_method(method), keys)
+    settings = _config(config or method, method, keys, assignments or [])
     from rlaif.training import run
 
     if dry_run:
@@ -105,31 +140,62 @@ def train_command(
         _print_result(run.train(settings, overwrite=overwrite), as_json)
 
 
-def _refuse_foreign(method: str, full: bool | None, of_dpo: dict[str, object], of_lora: dict[str, object]) -> None:
+def _refuse_foreign(method: str, keys: dict[str, Any]) -> None:
     """Raises ConfigError for flags that the run would ignore."""
     from rlaif.errors import ConfigError
+    from rlaif.training.config import METHODS
 
-    foreign = [flag for flag, value in of_dpo.items() if value is not None] if method == "sft" else []
+    foreign = [FLAGS.get(key, key) for key in keys if key not in METHODS[method].model_fields]
     if foreign:
-        raise ConfigError(f"{', '.join(foreign)}: sft compares with no reference and has no such setting; leave it out")
-    foreign = [flag for flag, value in of_lora.items() if value is not None] if full else []
-    if foreign:
-        raise ConfigError(f"{', '.join(foreign)}: with --full there is no adapter; leave one of them out")
+        listing = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise ConfigError(
+            f"{listing}: {method} has no such setting; leave it out ('rlaif show train {method}' lists its)"
+        )
+    if keys.get("full") and ("lora" in keys):
+        raise ConfigError("--lora-r, --lora-alpha: with --full there is no adapter; leave one of them out")
 
 
-def _config(preset: str, **flags: Any) -> "TrainConfig":
-    """The preset with the flags over it. Raises ConfigError naming the flags that are missing."""
+FLAGS = {"learning_rate": "lr"}
+"""Keys whose flag has another name."""
+
+
+def _assigned(assignments: list[str], keys: dict[str, Any]) -> dict[str, Any]:
+    """`keys` with each KEY=VALUE put in; a dot in the key goes one mapping deeper, the value is read as YAML."""
+    import yaml
+
+    from rlaif.errors import ConfigError
+
+    result = {name: dict(value) if isinstance(value, dict) else value for name, value in keys.items()}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not path or not equals:
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, as in --set trainer.warmup_steps=10")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: the value is not YAML; put texts in quotes") from None
+        *parents, last = path.split(".")
+        inner = result
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return result
+
+
+def _config(preset: str, method: str, keys: dict[str, Any], assignments: list[str]) -> "TrainConfig":
+    """The preset with flags and assignments over it. Raises ConfigError naming the flags that are missing."""
     from rlaif import resources
     from rlaif.config import read_yaml
     from rlaif.errors import ConfigError
     from rlaif.training.config import load_preset
 
+    keys = _assigned(assignments, keys)
     given = read_yaml(resources.find("train", preset))
-    missing = [name for name in ("model", "data", "output") if flags[name] is None and name not in given]
+    missing = [name for name in ("model", "data", "output") if name not in keys and name not in given]
     if missing:
         listing = ", ".join(f"--{name}" for name in missing)
         raise ConfigError(f"missing {listing}: give it on the command line or as a key of the preset")
-    return load_preset(preset, **flags)
+    return load_preset(preset, **keys, method=method)
 
 
 def _print_result(result: "TrainResult", as_json: bool) -> None:
@@ -140,7 +206,7 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
         typer.echo(json.dumps(asdict(result), default=str))
         return
     typer.echo(f"trained on {result.rows} rows in {result.steps} steps ({result.skipped} rows left out)")
-    shown = ("loss", "rewards/margins", "rewards/accuracies")
+    shown = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "eval/loss")
     typer.echo(", ".join(f"{name} {result.metrics[name]:.4g}" for name in shown if name in result.metrics))
     typer.echo(f"{result.path}")
 

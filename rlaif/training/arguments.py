@@ -33,8 +33,9 @@ OWNED = {
     "use_liger_kernel": "log-probs are chunked already, and the kernel would replace the forward they are computed in",
     "remove_unused_columns": "rows are tokenised before training",
     "train_sampling_strategy": "rows are packed by length within each step",
-    "eval_strategy": "evaluate the finished run with 'rlaif evaluate'",
-    "do_eval": "evaluate the finished run with 'rlaif evaluate'",
+    "eval_strategy": "use 'validation' and 'eval_steps'",
+    "eval_steps": "use the key 'eval_steps' beside trainer",
+    "do_eval": "use 'validation' and 'eval_steps'",
     "do_predict": "evaluate the finished run with 'rlaif evaluate'",
     "load_best_model_at_end": "there is no evaluation during training to choose by",
     "resume_from_checkpoint": "the same command continues a run by itself",
@@ -77,6 +78,7 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, autocast: bool
 
     Raises ConfigError if transformers refuses a value under trainer.
     """
+    import torch
     from transformers import TrainingArguments
 
     ours: dict[str, Any] = {
@@ -100,6 +102,8 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, autocast: bool
         "disable_tqdm": True,
         "report_to": "none",
         "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
+        "use_cpu": not torch.cuda.is_available(),
     }
     try:
         arguments = TrainingArguments(**{**ours, **config.trainer})

@@ -44,7 +44,7 @@ def model_card(
         "",
         f"Trained with rlaif: {kind} of `{base}`, method `{config.method}`, "
         f"learning rate {config.peak_learning_rate:g}, {config.epochs:g} epoch(s), {config.batch_size} rows per step"
-        + (f", beta {config.beta:g}." if config.method == "dpo" else "."),
+        + (f", beta {config.beta:g}." if hasattr(config, "beta") else "."),
         "",
         "| | |",
         "|---|---|",

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlaif.records import write_text
 
@@ -14,14 +16,36 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass
 class Progress:
-    """What must be carried over a kill beside weights and optimizer: running totals of the metrics.
+    """What must be carried over a kill beside weights and optimizer.
 
-    sums and weight: of the steps since the last line of metrics.jsonl.
+    n_tokens: read so far. sums: (sum, count) of each metric since the last line of metrics.jsonl. method: its state.
     """
 
-    n_tokens: int
-    weight: float
-    sums: dict[str, float]
+    n_tokens: int = 0
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, count: float) -> None:
+        """Adds to a metric's sum and count."""
+        before, n = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before + value, n + count)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric; one that was never counted is left out."""
+        return {name: value / count for name, (value, count) in self.sums.items() if count}
+
+    def restarted(self) -> "Progress":
+        """The same after a line was written."""
+        return Progress(self.n_tokens, {}, self.method)
+
+    @classmethod
+    def total(cls, parts: "Sequence[Progress]") -> "Progress":
+        """The sums over all processes."""
+        whole = cls(sum(part.n_tokens for part in parts), {}, parts[0].method)
+        for part in parts:
+            for name, (value, count) in part.sums.items():
+                whole.add(name, value, count)
+        return whole
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -36,7 +60,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 def mark_complete(path: Path, progress: Progress, keep: int) -> None:
     """Marks a checkpoint as complete, then removes all but the newest `keep` complete ones."""
-    write_text(path / MARKER, json.dumps(vars(progress)))
+    write_text(path / MARKER, json.dumps(asdict(progress)))
     for _, old in checkpoints(path.parent)[:-keep]:
         (old / MARKER).unlink()
         shutil.rmtree(old)
@@ -44,7 +68,8 @@ def mark_complete(path: Path, progress: Progress, keep: int) -> None:
 
 def read_progress(path: Path) -> Progress:
     """The running totals saved with a complete checkpoint."""
-    return Progress(**json.loads((path / MARKER).read_text(encoding="utf-8")))
+    saved = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    return Progress(**{**saved, "sums": {name: (value, count) for name, (value, count) in saved["sums"].items()}})
 
 
 def resume_point(folder: Path) -> tuple[int, Path | None]:

@@ -45,7 +45,8 @@ def _forward(layer: Any) -> Any:
     own_forward = layer.forward
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if layer.disable_adapters or layer.merged or args or kwargs or x.dtype != a.weight.dtype:
+        other = layer.disable_adapters or layer.merged or layer.active_adapters != [name]
+        if other or args or kwargs or x.dtype != a.weight.dtype:
             return own_forward(x, *args, **kwargs)
         return _LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling)  # type: ignore[no-untyped-call]
 

@@ -55,15 +55,11 @@ def _is_recurrent(config: Any) -> bool:
 
 
 def model_inputs(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[str, Any]:
-    """The keywords of the patched forward for a micro-batch. dtype: of the scores, for additive masks.
+    """The keywords of a model's forward for a micro-batch. dtype: of the scores, for additive masks.
 
     On the CPU masks are always additive: SDPA would turn booleans into numbers anew in every layer (6 % of a step).
     """
-    inputs: dict[str, Any] = {
-        "input_ids": batch.input_ids,
-        "completion_positions": batch.completion_positions,
-        "targets": batch.targets,
-    }
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids}
     if batch.is_plain:
         inputs["attention_mask"] = (batch.tree != PADDING).long()
         return inputs

@@ -1,59 +1,125 @@
-"""The reference of DPO: the policy as training starts, either with its adapter off at every step, or cached."""
+"""The reference: the policy as training starts (its adapter off, a frozen copy, or cached log-probs), or a named model."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlaif.training.batches import Batch, plan_step
-from rlaif.training.forward import batch_logps
-from rlaif.training.logps import adapter_off
+from rlaif.training.forward import batch_hidden, batch_logps
+from rlaif.training.logps import Head, adapter_off, model_head
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.rows import Row
 
-CACHE_FILE = "reference.safetensors"
 ROWS_PER_PASS = 64
+LARGER = 4
+"""How many times the token budget of training a pass without gradient may take."""
+SYNC_FILE = "reference_sync.safetensors"
 
 
-class Reference(Protocol):
-    """Gives the reference's log-probs of a step's micro-batches, each of shape (N,), without gradient."""
+class Reference:
+    """What the reference says of a micro-batch, without gradient. `model` is the policy, wrapped as it is trained."""
 
-    def step_logps(self, model: Any, batches: Sequence[Batch]) -> list[Tensor]: ...
+    def logps(self, model: Any, batch: Batch) -> Tensor:
+        """Log-probs of the learned tokens, shape (N,)."""
+        raise NotImplementedError
 
-
-class AdapterOff:
-    """The policy without its adapter, live: no second model and no file."""
-
-    def __init__(self, plan: AttentionPlan) -> None:
-        self.plan = plan
-
-    def step_logps(self, model: Any, batches: Sequence[Batch]) -> list[Tensor]:
-        with torch.no_grad(), adapter_off(model):
-            return [batch_logps(model, batch, self.plan) for batch in batches]
+    def distribution(self, model: Any, batch: Batch) -> tuple[Tensor, Head]:
+        """The hidden states (N, H) and the head that give its whole distribution at each learned token."""
+        raise NotImplementedError
 
 
-class Cached:
-    """Log-probs computed once before training. logps[row][side] has the shape of that completion, in float32 or 64."""
+class AdapterOff(Reference):
+    """The policy without its adapter, or with the adapter it started from: no second model and no file."""
 
-    def __init__(self, logps: list[tuple[Tensor, ...]]) -> None:
-        self.logps = logps
+    def __init__(self, plan: AttentionPlan, policy: Any) -> None:
+        self.plan, self.policy = plan, policy
 
-    def step_logps(self, model: Any, batches: Sequence[Batch]) -> list[Tensor]:
-        return [
-            torch.cat([self.logps[row][side] for row, side in batch.sources]).to(batch.targets.device)
-            for batch in batches
-        ]
+    def logps(self, model: Any, batch: Batch) -> Tensor:
+        with torch.no_grad(), adapter_off(self.policy):
+            return batch_logps(model, batch, self.plan)
+
+    def distribution(self, model: Any, batch: Batch) -> tuple[Tensor, Head]:
+        with torch.no_grad(), adapter_off(self.policy):
+            return batch_hidden(model, batch, self.plan), detached_head(self.policy)
+
+
+class FrozenModel(Reference):
+    """A second model in memory. With a mixup it follows the policy (TR-DPO)."""
+
+    def __init__(self, model: Any, plan: AttentionPlan) -> None:
+        self.model, self.plan = model.requires_grad_(False).eval(), plan
+
+    def logps(self, model: Any, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return batch_logps(self.model, batch, self.plan)
+
+    def distribution(self, model: Any, batch: Batch) -> tuple[Tensor, Head]:
+        with torch.no_grad():
+            return batch_hidden(self.model, batch, self.plan), detached_head(self.model)
+
+    def follow(self, policy: Any, mixup: float) -> None:
+        """reference = mixup * policy + (1 - mixup) * reference, in the weights (an adapter is multiplied out)."""
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                target = policy_weight(policy, name)
+                if target is not None:
+                    weight.lerp_(target.to(weight.dtype), mixup)
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights into a checkpoint."""
+        from safetensors.torch import save_file
+
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
+        save_file(weights, str(folder / SYNC_FILE))
+
+    def load(self, folder: Path) -> None:
+        """Takes the weights of a checkpoint."""
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict(load_file(str(folder / SYNC_FILE)), strict=False)
+
+
+def policy_weight(policy: Any, name: str) -> Tensor | None:
+    """The policy's weight of this name in the model without an adapter, with its adapter multiplied out; None for a
+    weight that is not trained."""
+    if not hasattr(policy, "peft_config"):
+        weight = policy.get_parameter(name)
+        return weight if weight.requires_grad else None
+    path, _, kind = name.rpartition(".")
+    layer = policy.get_base_model().get_submodule(path)
+    if kind != "weight" or not hasattr(layer, "get_delta_weight"):
+        return None
+    merged: Tensor = layer.base_layer.weight + layer.get_delta_weight("default")
+    return merged
+
+
+def detached_head(model: Any) -> Head:
+    """The head of a model (or of an adapter's base), without gradient."""
+    head = model_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    return Head(head.weight.detach(), head.bias.detach() if head.bias is not None else None, head.shape)
+
+
+class Cached(Reference):
+    """Log-probs computed once before training. logps_of[row][side] has the shape of that completion's learned tokens."""
+
+    def __init__(self, logps_of: list[tuple[Tensor, ...]]) -> None:
+        self.logps_of = logps_of
+
+    def logps(self, model: Any, batch: Batch) -> Tensor:
+        pieces = [self.logps_of[row][side] for row, side in batch.layout.sources]
+        return torch.cat(pieces).to(batch.targets.device)
 
 
 def cached_reference(
     path: Path,
     fingerprint: dict[str, str],
-    model: Any,
+    source: Callable[[], tuple[Reference, Any]],
     rows: Sequence[Row],
     plan: AttentionPlan,
     budget: int,
@@ -62,40 +128,43 @@ def cached_reference(
 ) -> Cached:
     """The cache in `path` if it has this fingerprint, else one computed now and saved there.
 
-    Must be called before the policy's first step. advance is told the number of rows done.
+    Must be called before the policy's first step. source: gives the live reference and the model to ask it with, called
+    only if there is no cache. advance is told the number of rows done.
     """
     known = _load(path, fingerprint, rows)
     if known is not None:
         return known
+    reference, model = source()
+    was_training = model.training
+    model.eval()
     logps: list[tuple[Tensor, ...]] = [()] * len(rows)
+    order = sorted(range(len(rows)), key=lambda index: rows[index].prompt)  # rows of one prompt share a tree
     for start in range(0, len(rows), ROWS_PER_PASS):
-        part = range(start, min(start + ROWS_PER_PASS, len(rows)))
-        for row, sides in _pass(model, rows, part, plan, budget, device).items():
-            logps[row] = sides
+        part = order[start : start + ROWS_PER_PASS]
+        for batch in plan_step(rows, part, budget * LARGER, plain=plan.is_plain):
+            for row, sides in _sides(reference.logps(model, batch.to(device)).cpu(), batch).items():
+                logps[row] = sides
         advance(len(part))
+    model.train(was_training)
     _save(path, fingerprint, logps)
     return Cached(logps)
 
 
-def _pass(
-    model: Any, rows: Sequence[Row], part: range, plan: AttentionPlan, budget: int, device: torch.device
-) -> dict[int, tuple[Tensor, ...]]:
-    """The log-probs of each completion of rows[part], by the same packed path as training."""
-    found: dict[int, tuple[Tensor, ...]] = {}
-    for batch in plan_step(rows, part, budget, plain=plan.is_plain):
-        with torch.no_grad(), adapter_off(model):
-            flat = batch_logps(model, batch.to(device), plan).cpu()
-        counts = torch.bincount(batch.completion, minlength=len(batch.sources)).tolist()
-        pieces = torch.split(flat, counts)
-        for row, completions in zip(batch.rows, batch.members.tolist(), strict=True):
-            found[row] = tuple(pieces[completion].clone() for completion in completions)
-    return found
+def _sides(flat_N: Tensor, batch: Batch) -> dict[int, tuple[Tensor, ...]]:
+    """The log-probs of each data row's completions."""
+    pieces = torch.split(flat_N, batch.layout.lengths().tolist())
+    members = batch.layout.members.tolist()
+    return {
+        row: tuple(pieces[completion].clone() for completion in completions)
+        for row, completions in zip(batch.layout.rows, members, strict=True)
+    }
 
 
 def _save(path: Path, fingerprint: dict[str, str], logps: list[tuple[Tensor, ...]]) -> None:
     from safetensors.torch import save_file
 
     flat = torch.cat([side for sides in logps for side in sides])
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     save_file({"logps": flat}, str(temporary), metadata={"fingerprint": json.dumps(fingerprint, sort_keys=True)})
     os.replace(temporary, path)
@@ -109,7 +178,11 @@ def _load(path: Path, fingerprint: dict[str, str], rows: Sequence[Row]) -> Cache
     with safe_open(str(path), framework="pt") as file:
         if (file.metadata() or {}).get("fingerprint") != json.dumps(fingerprint, sort_keys=True):
             return None
-        pieces = iter(torch.split(file.get_tensor("logps"), [len(ids) for row in rows for ids in row.completions]))
+        pieces = iter(
+            torch.split(
+                file.get_tensor("logps"), [completion.n_learned for row in rows for completion in row.completions]
+            )
+        )
     return Cached([tuple(next(pieces) for _ in row.completions) for row in rows])
 
 

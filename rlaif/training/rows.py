@@ -1,51 +1,59 @@
-"""Training rows: the data file read, rendered with the chat template and tokenised; what is left out is told why.
+"""Training rows: examples rendered with the chat template and tokenised; what is left out is told why.
 
-Prompt and completion are tokenised as separate pieces, as at inference. A completion ends with its stop token and
-nothing after it; a completion that was cut off for length has none, because the policy never ended there.
+Prompt and completion are tokenised as separate pieces, as at inference. Only what the assistant says is learned, each
+turn with its stop token and nothing after it; a completion that was cut off for length has none, because the policy
+never ended there, and neither has a step, because the answer goes on.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
-from pydantic import ValidationError
-
-from rlaif.chat import encode, render_completion, render_prompt, stop_token_ids
+from rlaif.chat import FIXED_KEYWORDS, Piece, encode_all, render_pieces, render_prompt, stop_token_ids
 from rlaif.errors import DataError, EngineError, TrainError
-from rlaif.records import describe, read_json_lines
 from rlaif.training.config import Truncation
-from rlaif.types import Message, Messages
+from rlaif.training.formats import Example
 
-FORMATS = (
-    "dpo: {prompt, chosen, rejected}; sft: the same (chosen is trained), {prompt, completion}, {messages}, "
-    "or response rows as 'rlaif generate' writes them"
-)
+BATCH_EXAMPLES = 512
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row as text: a conversation and its answers (chosen, rejected; or one). cut: which hit the length limit."""
+class Completion:
+    """ids: its tokens; learned: which of them are in the loss, None for all."""
 
-    id: str
-    prompt: Messages
-    completions: tuple[Messages, ...]
-    cut: tuple[bool, ...]
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_learned(self) -> int:
+        return len(self.ids) if self.learned is None else sum(self.learned)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row as token ids: the prompt, and one (SFT) or two (chosen, rejected) completions."""
+    """One row as token ids: the prompt, and one or two (chosen, rejected) completions.
+
+    label: whether a single completion is desirable. margin: of a preference, from the judges. confidence: the
+    probability that the preference or label is right.
+    """
 
     id: str
     prompt: tuple[int, ...]
-    completions: tuple[tuple[int, ...], ...]
+    completions: tuple[Completion, ...]
+    label: bool | None = None
+    margin: float | None = None
+    confidence: float | None = None
 
     @property
     def completion_tokens(self) -> int:
-        return sum(map(len, self.completions))
+        """The tokens in the loss."""
+        return sum(completion.n_learned for completion in self.completions)
 
 
 @dataclass(frozen=True)
@@ -64,38 +72,48 @@ class Rows:
     skipped: list[Skipped] = field(default_factory=list)
 
     def hash(self) -> str:
-        """Of all token ids, so of the data, the template and the truncation at once."""
+        """Of everything in the rows, so of the data, the template and the truncation at once."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(json.dumps([row.id, row.prompt, row.completions]).encode())
+            completions = [(completion.ids, completion.learned) for completion in row.completions]
+            parts = [row.id, row.prompt, completions, row.label, row.margin, row.confidence]
+            digest.update(json.dumps(parts).encode())
         return digest.hexdigest()[:16]
 
 
-def read_examples(path: Path, method: Literal["dpo", "sft"]) -> Iterator[Example]:
-    """The rows of a JSONL file. Raises DataError with file and line for a row of no known format."""
-    for number, row in read_json_lines(path):
-        try:
-            yield _pair(row, number) if method == "dpo" else _single(row, number)
-        except ValidationError as error:
-            raise DataError(f"{path}:{number}: not a message: {describe(error)}") from None
-        except DataError as error:
-            raise DataError(f"{path}:{number}: {error}") from None
-
-
 def tokenize(
-    examples: Iterator[Example], tokenizer: Any, max_length: int, truncation: Truncation, generation_config: Any = None
+    examples: Iterable[Example],
+    tokenizer: Any,
+    max_length: int,
+    truncation: Truncation,
+    generation_config: Any = None,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Rows:
-    """Token ids of each example, or the reason why it is left out. Raises TrainError for `raise` and a row too long."""
+    """Token ids of each example, or the reason why it is left out.
+
+    chat_template_kwargs: keywords for the chat template, as enable_thinking; an example's own go before them.
+    Raises TrainError for `raise` and a row too long, for a model without a chat template, and for a keyword that is
+    not the template's.
+    """
+    taken = FIXED_KEYWORDS & (chat_template_kwargs or {}).keys()
+    if taken:
+        raise TrainError(f"chat_template_kwargs: {', '.join(sorted(taken))} can not be set; it follows from the data")
     stops = stop_token_ids(tokenizer, generation_config)
+    stop_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(stops)))
     result = Rows()
-    for example in examples:
+    for batch in _batches(examples):
         try:
-            row = _tokenize_one(example, tokenizer, stops)
-            result.rows.append(_fit(row, max_length, truncation))
-        except _Skip as skip:
-            result.skipped.append(Skipped(example.id, str(skip)))
+            texts = [_render(example, tokenizer, stop_texts, chat_template_kwargs or {}) for example in batch]
         except EngineError as error:
             raise TrainError(str(error)) from None
+        ids = _encode(texts, tokenizer)
+        for example, text in zip(batch, texts, strict=True):
+            try:
+                row = _row(example, text, ids, stops, tokenizer.eos_token_id)
+                result.rows.append(_fit(row, max_length, truncation))
+            except _Skip as skip:
+                result.skipped.append(Skipped(example.id, str(skip)))
     return result
 
 
@@ -103,35 +121,101 @@ class _Skip(Exception):
     """Why a row is left out."""
 
 
-def _tokenize_one(example: Example, tokenizer: Any, stops: set[int]) -> Row:
-    if len(example.completions) == 2 and example.completions[0] == example.completions[1]:
-        raise _Skip("chosen and rejected are the same text")
-    if any(len(turns) != 1 or turns[0].role != "assistant" for turns in example.completions):
-        raise _Skip("an answer is not exactly one assistant turn")
+@dataclass(frozen=True)
+class _Text:
+    """An example rendered: the prompt, and the pieces of each completion."""
+
+    prompt: str
+    completions: tuple[tuple[Piece, ...], ...]
+
+    @property
+    def parts(self) -> Iterator[str]:
+        yield self.prompt
+        yield from (piece.text for pieces in self.completions for piece in pieces)
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    remaining = iter(examples)
+    while batch := list(islice(remaining, BATCH_EXAMPLES)):
+        yield batch
+
+
+def _render(
+    example: Example, tokenizer: Any, stop_texts: tuple[str, ...], keywords: Mapping[str, Any]
+) -> _Text | _Skip:
+    """The example as text, or why it is left out."""
+    reason = example.skip_reason or _unfit(example)
+    if reason:
+        return _Skip(reason)
+    keywords = {**keywords, **example.chat_template_kwargs}
     try:
-        prompt = tuple(encode(tokenizer, render_prompt(tokenizer, example.prompt)))
-        completions = tuple(
-            _completion_ids(tokenizer, render_completion(tokenizer, example.prompt, turns), stops, cut)
-            for turns, cut in zip(example.completions, example.cut, strict=True)
-        )
+        head = render_prompt(tokenizer, example.prompt, tools=example.tools, chat_template_kwargs=keywords)
+        if example.opening:
+            steps = tuple((Piece(turns[0].content, learned=True),) for turns in example.completions)
+            text = _Text(head + example.opening, steps)
+        else:
+            text = _Text(head, tuple(
+                render_pieces(tokenizer, head, example.prompt, turns, stop_texts, cut=cut, tools=example.tools,
+                              chat_template_kwargs=keywords)
+                for turns, cut in zip(example.completions, example.cut, strict=True)
+            ))  # fmt: skip
     except DataError as error:
-        raise _Skip(str(error)) from None
+        return _Skip(str(error))
+    if not all(map(_is_unicode, text.parts)):
+        return _Skip("the text holds half of a character (a lone surrogate), which has no tokens")
+    return text
+
+
+def _unfit(example: Example) -> str:
+    """Why the completions can not be learned from, before any rendering; empty if they can."""
+    if len(example.completions) == 2 and example.completions[0] == example.completions[1]:
+        return "chosen and rejected are the same text"
+    for turns in example.completions:
+        if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
+            return "an answer does not begin and end with an assistant turn"
+    return ""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encode(texts: list[_Text | _Skip], tokenizer: Any) -> dict[str, tuple[int, ...]]:
+    """The token ids of every distinct piece of text."""
+    distinct = list(dict.fromkeys(part for text in texts if isinstance(text, _Text) for part in text.parts))
+    return dict(zip(distinct, encode_all(tokenizer, distinct), strict=True))
+
+
+def _row(example: Example, text: _Text | _Skip, ids: dict[str, tuple[int, ...]], stops: set[int], eos: Any) -> Row:
+    if isinstance(text, _Skip):
+        raise text
+    prompt = ids[text.prompt]
+    completions = tuple(
+        _completion(pieces, ids, stops, None if cut or example.opening else eos)
+        for pieces, cut in zip(text.completions, example.cut, strict=True)
+    )
     if not prompt:
         raise _Skip("the prompt has no tokens")
-    if not all(completions):
+    if not all(completion.n_learned for completion in completions):
         raise _Skip("an answer has no tokens")
-    if len(completions) == 2 and completions[0] == completions[1]:
+    if len(completions) == 2 and completions[0].ids == completions[1].ids:
         raise _Skip("chosen and rejected are the same tokens")
-    return Row(example.id, prompt, completions)
+    return Row(example.id, prompt, completions, example.label, example.margin, example.confidence)
 
 
-def _completion_ids(tokenizer: Any, text: str, stops: set[int], cut: bool) -> tuple[int, ...]:
-    """The ids up to and with the last stop token; of a completion that was cut off, up to before it."""
-    ids = encode(tokenizer, text)
-    ends = [index for index, token in enumerate(ids) if token in stops]
-    if not ends:
-        return tuple(ids) if cut or tokenizer.eos_token_id is None else (*ids, tokenizer.eos_token_id)
-    return tuple(ids[: ends[-1]] if cut else ids[: ends[-1] + 1])
+def _completion(
+    pieces: tuple[Piece, ...], ids: dict[str, tuple[int, ...]], stops: set[int], eos: int | None
+) -> Completion:
+    """The pieces one after the other; with `eos`, it is appended if the template did not end the last turn."""
+    tokens = tuple(token for piece in pieces for token in ids[piece.text])
+    learned = tuple(piece.learned for piece in pieces for _ in ids[piece.text])
+    if eos is not None and (not tokens or tokens[-1] not in stops):
+        tokens, learned = (*tokens, eos), (*learned, True)
+    return Completion(tokens, None if all(learned) else learned)
 
 
 def _fit(row: Row, max_length: int, truncation: Truncation) -> Row:
@@ -147,56 +231,4 @@ def _fit(row: Row, max_length: int, truncation: Truncation) -> Row:
         )
     if truncation == "drop" or longest >= max_length:
         raise _Skip(f"too long: {total} tokens, max_length is {max_length}")
-    return Row(row.id, row.prompt[-(max_length - longest) :], row.completions)
-
-
-def _pair(row: dict[str, Any], number: int) -> Example:
-    if not {"prompt", "chosen", "rejected"} <= row.keys():
-        raise _unknown_format(row, "dpo")
-    prompt = _turns(row["prompt"], "user")
-    return Example(
-        id=str(row.get("id") or f"line-{number}"),
-        prompt=prompt,
-        completions=tuple(_answer(row[side], prompt) for side in ("chosen", "rejected")),
-        cut=tuple(row.get(f"{side}_finish_reason") == "length" for side in ("chosen", "rejected")),
-    )
-
-
-def _single(row: dict[str, Any], number: int) -> Example:
-    cut = False
-    if {"prompt", "chosen"} <= row.keys():
-        prompt, answer = _turns(row["prompt"], "user"), row["chosen"]
-        cut = row.get("chosen_finish_reason") == "length"
-    elif {"prompt", "completion"} <= row.keys():
-        prompt, answer = _turns(row["prompt"], "user"), row["completion"]
-    elif "messages" in row and isinstance(row.get("prompt"), dict):
-        prompt, answer = _turns(row["prompt"].get("messages"), "user"), row["messages"]
-        cut = row.get("finish_reason") == "length"
-    elif "messages" in row and "prompt" not in row:
-        turns = _turns(row["messages"], "user")
-        prompt, answer = turns[:-1], [turn.as_dict() for turn in turns[-1:]]
-        if not prompt or turns[-1].role != "assistant":
-            raise DataError("'messages' must hold a prompt and end with an assistant turn")
-    else:
-        raise _unknown_format(row, "sft")
-    identity = str(row.get("id") or f"line-{number}")
-    return Example(id=identity, prompt=prompt, completions=(_answer(answer, prompt),), cut=(cut,))
-
-
-def _unknown_format(row: dict[str, Any], method: str) -> DataError:
-    return DataError(f"no {method} row: found the keys {', '.join(sorted(row)) or '(none)'}; understood are {FORMATS}")
-
-
-def _turns(value: Any, role: Literal["user", "assistant"]) -> Messages:
-    """A list of messages, or one string as a single turn."""
-    if isinstance(value, str):
-        return (Message(role=role, content=value),)
-    if not isinstance(value, list) or not value:
-        raise DataError(f"expected a text or a list of messages, found {json.dumps(value)[:60]}")
-    return tuple(Message.model_validate(turn) for turn in value)
-
-
-def _answer(value: Any, prompt: Messages) -> Messages:
-    """The answer's turns; where they repeat the prompt's turns first, those are taken off."""
-    turns = _turns(value, "assistant")
-    return turns[len(prompt) :] if len(turns) > len(prompt) and turns[: len(prompt)] == prompt else turns
+    return replace(row, prompt=row.prompt[-(max_length - longest) :])

@@ -1,21 +1,23 @@
 """One training run from a configuration to a folder with the trained adapter or model."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import ConfigError, DataError, TrainError
+from rlaif.errors import ConfigError, DataError
 from rlaif.progress import say
 from rlaif.records import write_text
 from rlaif.training.arguments import check_trainer_keys
 from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
-from rlaif.training.config import TrainConfig, load_preset
-from rlaif.training.rows import Rows, read_examples, tokenize
+from rlaif.training.checks import check_rows
+from rlaif.training.config import DataKind, TrainConfig, load_preset
+from rlaif.training.config.paired import SpinConfig
+from rlaif.training.formats import read_examples
+from rlaif.training.rows import Rows, tokenize
 from rlaif.training.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -59,30 +61,43 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
         config = load_preset(config, **keys)
     elif keys:
         raise ConfigError(f"{', '.join(keys)}: a whole configuration is given already; change it there instead")
-    _one_process()
+    from rlaif.training import ranks
+
+    ranks.start()
+    whole = config
     data_hash = file_hash(config.data)
     check_trainer_keys(config)
     if overwrite:
         _rows(config)  # nothing is deleted for a command that can not run
-        remove_run(config.output)
-    manifest = check_same_run(config.output, config, data_hash)
+        ranks.on_first(lambda: remove_run(whole.output))
+    manifest = ranks.on_first(lambda: check_same_run(whole.output, whole, data_hash))
     if manifest is not None and manifest["finished"]:
         say(f"{config.output}: already finished, nothing is run again (--overwrite starts over)")
         return _result(config, manifest)
     rows = _rows(config)
     if manifest is None:
-        manifest = start_manifest(config, data_hash, rows.hash())
+        manifest = start_manifest(config, data_hash)
+    if ranks.rank() == 0:
         write_manifest(config.output, manifest)
-    _list_skipped(config, rows)
-    base = _run(config, rows, manifest)
+    if isinstance(config, SpinConfig):
+        rows = _spin_rows(config)
+    if ranks.rank() == 0:
+        manifest["rows_hash"] = rows.hash()
+        _list_skipped(config, rows)
+    base = _run(config, rows)
+    if ranks.rank() == 0:
+        _finish(config, base, data_hash, rows, manifest)
+    ranks.wait()
+    return _result(config, manifest)
+
+
+def _finish(config: TrainConfig, base: str, data_hash: str, rows: Rows, manifest: dict[str, Any]) -> None:
+    """Writes the card, and marks the run as finished."""
     metrics = _last_metrics(config)
-    card = model_card(
-        config, base, data_hash, judges_of(config.data), len(rows.rows), len(rows.skipped), metrics
-    )  # fmt: skip
+    card = model_card(config, base, data_hash, judges_of(config.data), len(rows.rows), len(rows.skipped), metrics)
     write_text(config.output / "README.md", card)
     manifest.update(finished=True, rows=len(rows.rows), skipped=len(rows.skipped))
     write_manifest(config.output, manifest)
-    return _result(config, manifest)
 
 
 def dry_run(config: TrainConfig) -> DryRun:
@@ -105,26 +120,35 @@ def dry_run(config: TrainConfig) -> DryRun:
     )
 
 
-def _one_process() -> None:
-    world = int(os.environ.get("WORLD_SIZE") or 1)
-    if world > 1:
-        raise TrainError(
-            f"started as {world} processes (WORLD_SIZE={world}), and training on several devices is not supported yet; "
-            "start 'rlaif train' once, without torchrun or accelerate launch"
-        )
+def _spin_rows(config: SpinConfig) -> Rows:
+    """The pairs of SPIN: of the data's answers and the policy's own, which are made first."""
+    from rlaif.training import ranks
+    from rlaif.training.spin import spin_pairs
+
+    path, skipped = ranks.on_first(lambda: spin_pairs(config))
+    rows = _tokenized(config, path, "pairs")
+    rows.skipped += skipped
+    return rows
 
 
 def _rows(config: TrainConfig) -> Rows:
+    """The rows of the data file, tokenised and checked."""
+    rows = _tokenized(config, config.data, config.data_kind)
+    check_rows(config, rows.rows)
+    return rows
+
+
+def _tokenized(config: TrainConfig, data: Path, kind: DataKind) -> Rows:
     from rlaif.models import load_tokenizer
 
     tokenizer = load_tokenizer(config.model)
-    examples = read_examples(config.data, config.method)
-    rows = tokenize(examples, tokenizer, config.max_length, config.truncation)
+    rows = tokenize(
+        read_examples(data, kind), tokenizer, config.max_length, config.truncation,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )  # fmt: skip
     if not rows.rows:
         reasons = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
-        raise DataError(
-            f"{config.data}: no rows left to train on ({len(rows.skipped)} left out, {reasons or 'no rows'})"
-        )
+        raise DataError(f"{data}: no rows left to train on ({len(rows.skipped)} left out, {reasons or 'no rows'})")
     return rows
 
 
@@ -136,12 +160,12 @@ def _list_skipped(config: TrainConfig, rows: Rows) -> None:
         say(f"{len(rows.skipped)} of {count} rows left out; why: {config.output / SKIPPED_FILE}")
 
 
-def _run(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> str:
+def _run(config: TrainConfig, rows: Rows) -> str:
     """Trains to the end and saves; returns the name of the base model."""
     with _quiet_libraries():
         from rlaif.training.session import run_session
 
-        return run_session(config, rows, manifest)
+        return run_session(config, rows)
 
 
 @contextmanager
@@ -166,8 +190,10 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 def _last_metrics(config: TrainConfig) -> dict[str, float]:
-    lines = read_metrics(config.output / METRICS_FILE)
-    return lines[-1] if lines else {}
+    last: dict[str, float] = {}
+    for line in read_metrics(config.output / METRICS_FILE):
+        last = {**last, **line}
+    return last
 
 
 def _result(config: TrainConfig, manifest: dict[str, Any]) -> TrainResult:
@@ -176,8 +202,8 @@ def _result(config: TrainConfig, manifest: dict[str, Any]) -> TrainResult:
         path=config.output,
         steps=int(metrics.get("step", 0)),
         metrics=metrics,
-        rows=manifest["rows"],
-        skipped=manifest["skipped"],
+        rows=int(manifest.get("rows", 0)),
+        skipped=int(manifest.get("skipped", 0)),
     )
 
 

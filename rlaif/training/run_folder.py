@@ -101,7 +101,7 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def start_manifest(config: TrainConfig, data_hash: str, rows_hash: str) -> dict[str, Any]:
+def start_manifest(config: TrainConfig, data_hash: str) -> dict[str, Any]:
     """The manifest of a run that starts: configuration, hashes, seeds and versions."""
     return {
         "kind": KIND,
@@ -109,7 +109,6 @@ def start_manifest(config: TrainConfig, data_hash: str, rows_hash: str) -> dict[
         "finished": False,
         "config": settings(config),
         "data_hash": data_hash,
-        "rows_hash": rows_hash,
         "seed": config.seed,
         "versions": package_versions(),
     }

@@ -1,65 +1,120 @@
 """The part of a run that holds the model: load, check, reference, train, save."""
 
+import random
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from rlaif.models import load_tokenizer
+from rlaif.errors import ConfigError, TrainError
+from rlaif.models import load_model, load_tokenizer
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
 from rlaif.training.arguments import training_arguments
 from rlaif.training.checkpoints import METRICS_FILE, cut_metrics, resume_point
-from rlaif.training.config import TrainConfig
+from rlaif.training.config import ReferenceConfig, TrainConfig
+from rlaif.training.config.paired import DpoConfig
 from rlaif.training.forward import checked_plan
-from rlaif.training.methods import method_loss
+from rlaif.training.logps import patch_forward
+from rlaif.training.masks import AttentionPlan, attention_plan
+from rlaif.training.methods import method_of
 from rlaif.training.policy import Policy, load_policy
-from rlaif.training.reference import CACHE_FILE, AdapterOff, Reference, cached_reference, weights_fingerprint
-from rlaif.training.rows import Rows
-from rlaif.training.trainer import PolicyTrainer, Screen, memory_errors
+from rlaif.training.ranks import on_first, rank
+from rlaif.training.reference import (
+    AdapterOff,
+    FrozenModel,
+    Reference,
+    cached_reference,
+    weights_fingerprint,
+)
+from rlaif.training.rows import Row, Rows
+from rlaif.training.trainer import PolicyTrainer, Screen, Work, memory_errors
+from rlaif.types import content_hash
 
 AUTO_BUDGET = {"cpu": 2048, "cuda": 16384}
 """micro_batch_tokens: auto, by device type."""
 
 
-def run_session(config: TrainConfig, rows: Rows, manifest: dict[str, Any]) -> str:
+def run_session(config: TrainConfig, rows: Rows) -> str:
     """Trains a run from where it stands to its end, saves the result in the run folder; returns the base's name."""
     policy = load_policy(config)
     checkpoint_folder = config.output / "checkpoints"
-    arguments = training_arguments(config, checkpoint_folder, autocast=policy.autocast)
-    device = arguments.device
-    budget = token_budget(config, device)
-    advice = f"lower micro_batch_tokens (now {budget})"
-    with memory_errors(advice), _autocast(policy, device):
-        plan = checked_plan(policy.model, rows.rows[: config.batch_size], policy.plan, device)
-        if plan.is_plain:
-            say(f"prompts are computed once per answer, not shared: {plan.plain_because}")
-        policy = Policy(policy.model, plan, policy.base, policy.autocast)
-        reference = _reference(config, rows, policy, budget, device, manifest)
-    step, checkpoint = resume_point(checkpoint_folder)
+    step, checkpoint = on_first(lambda: resume_point(checkpoint_folder))
     if checkpoint is not None:
         say(f"continuing from step {step}")
-    cut_metrics(config.output / METRICS_FILE, step)
-    total = config.total_steps(len(rows.rows))
-    with (
-        progress(f"train {config.method}", total, "steps") as advance,
-        memory_errors(advice),
-        disk_errors(config.output),
-    ):
-        trainer = PolicyTrainer(
-            policy.model, arguments, rows=rows.rows, method=method_loss(config), reference=reference, plan=plan,
-            budget=budget, metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
-            callbacks=[Screen(advance), *_boards(config)],
-        )  # fmt: skip
-        set_seed(config.seed)
-        trainer.resume(checkpoint)
+    if rank() == 0:
+        cut_metrics(config.output / METRICS_FILE, step)
+    trained, held_out = split(rows.rows, config)
+    total = config.total_steps(len(trained))
+    with progress(f"train {config.method}", total, "steps") as advance:
+        trainer = trainer_of(config, policy, rows.rows, trained, held_out, [Screen(advance), *_boards(config)])
+        with memory_errors(_advice(trainer)), disk_errors(config.output):
+            set_seed(config.seed)
+            trainer.resume(checkpoint)
     with disk_errors(config.output):
-        _save(config, policy)
+        _save(config, trainer, policy)
     return policy.base
+
+
+def open_trainer(config: TrainConfig, rows: Rows, callbacks: list[TrainerCallback] | None = None) -> PolicyTrainer:
+    """A trainer over given rows, ready to `resume(None)`: for benchmarks and tests, without a run folder's files."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    trained, held_out = split(rows.rows, config)
+    return trainer_of(config, load_policy(config), rows.rows, trained, held_out, callbacks or [])
+
+
+def trainer_of(
+    config: TrainConfig,
+    policy: Policy,
+    rows: Sequence[Row],
+    trained: Sequence[int],
+    held_out: Sequence[int],
+    callbacks: list[TrainerCallback],
+) -> PolicyTrainer:
+    """The trainer of a run, its reference ready. rows[trained] are trained on, rows[held_out] evaluated."""
+    arguments = training_arguments(config, config.output / "checkpoints", autocast=policy.autocast)
+    device, method = arguments.device, method_of(config)
+    budget = token_budget(config, device)
+    with memory_errors(f"lower micro_batch_tokens (now {budget})"), _autocast(policy, device):
+        sample = [rows[index] for index in trained[: config.batch_size]]
+        plan = checked_plan(policy.model, sample, policy.plan, device, rewards=method.scores_answers)
+        if plan.is_plain:
+            say(f"prompts are computed once per answer, not shared: {plan.plain_because}")
+        reference = _reference(config, rows, policy, plan, budget, device)
+    follow = None
+    if isinstance(config, DpoConfig) and config.reference_sync is not None:
+        follow = (config.reference_sync.every, config.reference_sync.mixup)
+    work = Work(
+        rows=rows, trained=trained, held_out=held_out, method=method, reference=reference, plan=plan, budget=budget,
+        metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
+        eval_steps=config.eval_steps, follow=follow,
+    )  # fmt: skip
+    return PolicyTrainer(policy.model, arguments, work, callbacks)
+
+
+def split(rows: Sequence[Row], config: TrainConfig) -> tuple[list[int], list[int]]:
+    """The indexes that are trained on and the held-out ones; the rows of one prompt are on the same side.
+
+    Raises ConfigError if either side would be empty although a share is held out.
+    """
+    prompts = sorted({row.prompt for row in rows})
+    random.Random(config.seed).shuffle(prompts)
+    count = round(len(prompts) * config.validation)
+    if config.validation and not 0 < count < len(prompts):
+        raise ConfigError(
+            f"validation: {config.validation:g} of {len(prompts)} prompts leaves {count} held out and "
+            f"{len(prompts) - count} to train on; choose another share, or use more prompts"
+        )
+    held = set(prompts[:count])
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, row in enumerate(rows):
+        sides[row.prompt in held].append(index)
+    return sides
 
 
 def token_budget(config: TrainConfig, device: torch.device) -> int:
@@ -69,41 +124,86 @@ def token_budget(config: TrainConfig, device: torch.device) -> int:
     return config.micro_batch_tokens
 
 
+def _advice(trainer: PolicyTrainer) -> str:
+    return f"lower micro_batch_tokens (now {trainer.work.budget})"
+
+
 def _autocast(policy: Policy, device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if policy.autocast else nullcontext()
 
 
 def _boards(config: TrainConfig) -> list[Any]:
     """TensorBoard in the run folder, unless the trainer's report_to names other loggers."""
-    if "report_to" in config.trainer:
+    if "report_to" in config.trainer or rank() > 0:
         return []
     return [TensorBoardCallback(SummaryWriter(log_dir=str(config.output / "tensorboard")))]
 
 
 def _reference(
-    config: TrainConfig, rows: Rows, policy: Policy, budget: int, device: torch.device, manifest: dict[str, Any]
+    config: TrainConfig, rows: Sequence[Row], policy: Policy, plan: AttentionPlan, budget: int, device: torch.device
 ) -> Reference | None:
-    if config.reference_kind == "none":
+    """The reference of a method that has one."""
+    if not isinstance(config, ReferenceConfig) or config.reference_kind == "none":
         return None
     if config.reference_kind == "adapter-off":
-        return AdapterOff(policy.plan)
+        return AdapterOff(plan, policy.model)
+    if config.reference_kind == "copy":
+        name = config.reference_model or config.model
+        say(f"the reference is a second model in memory: {name}")
+        return _frozen_model(config, name, policy)
+    return _cached(config, rows, policy, plan, budget, device)
+
+
+def _frozen_model(config: ReferenceConfig, name: str, policy: Policy) -> FrozenModel:
+    """A second model, frozen. Raises TrainError if its tokens are not the policy's."""
+    if name != config.model and load_tokenizer(name).get_vocab() != load_tokenizer(config.model).get_vocab():
+        raise TrainError(
+            f"reference_model: {name} and the policy {config.model} have different tokenizers, so their log-probs can "
+            "not be compared; name a reference of the same family"
+        )
+    first = next(policy.model.parameters())
+    dtype = str(first.dtype).removeprefix("torch.")
+    model = load_model(policy.base if name == config.model else name, dtype, str(first.device))
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        model.set_attn_implementation("sdpa")
+    patch_forward(model)
+    return FrozenModel(model, attention_plan(model.config))
+
+
+def _cached(
+    config: ReferenceConfig, rows: Sequence[Row], policy: Policy, plan: AttentionPlan, budget: int, device: torch.device
+) -> Reference:
+    """The reference's log-probs from a file, made now if there is none with the same fingerprint."""
+    other = config.reference_model
     fingerprint = {
-        "weights": weights_fingerprint(policy.model),
-        "rows": manifest["rows_hash"],
+        "weights": weights_fingerprint(policy.model) if other is None else other,
+        "adapter": str(config.init_adapter) if other is None and config.init_adapter else "",
+        "rows": Rows(list(rows)).hash(),
         "truncation": config.truncation,
         "max_length": str(config.max_length),
         "autocast": str(policy.autocast),
     }
-    with progress("reference log-probs", len(rows.rows), "rows") as advance:
-        return cached_reference(
-            config.output / CACHE_FILE, fingerprint, policy.model, rows.rows, policy.plan, budget, device, advance
-        )
+    source: Callable[[], tuple[Reference, Any]] = lambda: (AdapterOff(plan, policy.model), policy.model)  # noqa: E731
+    if other is not None:
+        source = lambda: (_frozen_model(config, other, policy), policy.model)  # noqa: E731
+    path = cache_path(config, fingerprint)
+    with progress("reference log-probs", len(rows), "rows") as advance:
+        return cached_reference(path, fingerprint, source, rows, plan, budget, device, advance)
 
 
-def _save(config: TrainConfig, policy: Policy) -> None:
+def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:
+    """The file of cached log-probs for a fingerprint."""
+    folder = config.reference_cache or config.output.parent / "reference-cache"
+    return folder / f"{content_hash(fingerprint)}.safetensors"
+
+
+def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
     """The adapter or model and its tokenizer, in the root of the run folder."""
     folder: Path = config.output
     if policy.autocast:
         policy.model.to(torch.bfloat16)
-    policy.model.save_pretrained(str(folder))
+    if not config.full:
+        policy.model.save_pretrained(str(folder), selected_adapters=["default"])
+    else:
+        policy.model.save_pretrained(str(folder))
     load_tokenizer(config.model).save_pretrained(str(folder))

@@ -4,134 +4,224 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rlaif.errors import TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
-from rlaif.training.batches import Batch, plan_step
+from rlaif.training.batches import Batch, merge
 from rlaif.training.checkpoints import Progress, mark_complete, read_progress
-from rlaif.training.forward import batch_logps
+from rlaif.training.forward import batch_logps, batch_rewards, batch_scores
 from rlaif.training.masks import AttentionPlan
-from rlaif.training.methods import MethodLoss
-from rlaif.training.reference import Reference
+from rlaif.training.methods import Method, Metrics, Scored
+from rlaif.training.ranks import gathered, rank, wait, world_size
+from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.rows import Row
+from rlaif.training.steps import RowIndexes, Step, StepLoader, plan
 
 NAN_FILE = "not_finite.json"
 
 
-class RowIndexes(Dataset[dict[str, int]]):
-    """The Trainer's data set: indexes only, since a step's rows are planned together."""
+@dataclass(frozen=True)
+class Work:
+    """What a trainer trains on and how: everything but the model and the arguments of transformers.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    rows: all of them; trained and held_out: indexes into them. plan, budget: how rows become micro-batches.
+    eval_steps: steps between evaluations on the held-out rows. follow: (steps, mixup) of a reference that follows.
+    """
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, int]:
-        return {"row": index}
-
-
-def collate(items: list[dict[str, int]]) -> dict[str, Tensor]:
-    return {"rows": torch.tensor([item["row"] for item in items])}
+    rows: Sequence[Row]
+    trained: Sequence[int]
+    held_out: Sequence[int]
+    method: Method
+    reference: Reference | None
+    plan: AttentionPlan
+    budget: int
+    metrics_path: Path
+    keep_checkpoints: int
+    eval_steps: int
+    follow: tuple[int, float] | None = None
 
 
 class PolicyTrainer(Trainer):
     """Runs one method over rows. Its own gradient accumulation stays 1: a step splits itself into micro-batches."""
 
-    def __init__(
-        self,
-        model: Any,
-        arguments: Any,
-        *,
-        rows: Sequence[Row],
-        method: MethodLoss,
-        reference: Reference | None,
-        plan: AttentionPlan,
-        budget: int,
-        metrics_path: Path,
-        keep_checkpoints: int,
-        callbacks: list[TrainerCallback],
-    ) -> None:
-        super().__init__(
-            model=model, args=arguments, train_dataset=RowIndexes(len(rows)), data_collator=collate, callbacks=callbacks
-        )
+    def __init__(self, model: Any, arguments: Any, work: Work, callbacks: list[TrainerCallback]) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=RowIndexes(work.trained), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
-        self.rows, self.method, self.reference = rows, method, reference
-        self.plan, self.budget = plan, budget
-        self.metrics_path, self.keep_checkpoints = metrics_path, keep_checkpoints
-        self.progress = Progress(n_tokens=0, weight=0.0, sums={})
+        self.work, self.method = work, work.method
+        self.progress = Progress()
         self.step_row_ids: list[str] = []
+        self.evaluated = self.followed = -1
 
     def resume(self, checkpoint: Path | None) -> None:
         """Trains to the end, from a complete checkpoint if there is one."""
         if checkpoint is not None:
-            self.progress = read_progress(checkpoint)
+            saved = read_progress(checkpoint)
+            self.method.load_state(saved.method)
+            self.progress = saved if rank() == 0 else Progress(n_tokens=0)
+            if self.work.follow is not None:
+                assert isinstance(self.work.reference, FrozenModel)
+                self.work.reference.load(checkpoint)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
 
+    def get_train_dataloader(self) -> StepLoader:
+        """The whole step's rows in every process: a step divides itself among them."""
+        return StepLoader(self.work.trained, self.args.per_device_train_batch_size, self.args.seed)
+
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of all rows of one optimiser step; returns its loss, averaged over rows or tokens."""
+        """Forward and backward of all rows of one optimiser step; returns this process's share of its loss."""
         model.train()
         indexes = inputs["rows"].tolist()
-        self.step_row_ids = [self.rows[index].id for index in indexes]
-        batches = [
-            batch.to(self.args.device) for batch in plan_step(self.rows, indexes, self.budget, plain=self.plan.is_plain)
-        ]
-        with self.compute_loss_context_manager():
-            references = self.reference.step_logps(model, batches) if self.reference is not None else None
-        weight = self._count(indexes)
-        total = torch.zeros((), dtype=torch.float64)
-        sums: dict[str, float] = {}
-        for number, batch in enumerate(batches):
-            reference = references[number] if references is not None else None
-            loss, metrics = self._backward(model, batch, reference, weight)
-            total += loss
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value
-        self._account(total.item() * weight, sums, weight, sum(batch.n_tokens for batch in batches))
+        self.step_row_ids = [self.work.rows[index].id for index in indexes]
+        step = self._plan(indexes)
+        self._score_side_rows(model, step, self.state.global_step)
+        couples = self.method.couples and (len(step.batches) > 1 or world_size() > 1)
+        losses, metrics = self._coupled(model, step) if couples else self._separate(model, step)
+        total = torch.stack(losses).sum()
+        self._check_finite(total.item(), "loss")
+        weight = step.counts.tokens if self.method.unit == "tokens" else step.counts.rows
+        self._account([*metrics, {"loss": (total * weight, weight / world_size())}])
+        self.progress.n_tokens += sum(batch.n_tokens for batch in step.batches[: step.n_real])
         return total.to(self.args.device, torch.float32)
 
-    def _backward(
-        self, model: Any, batch: Batch, reference: Tensor | None, weight: int
-    ) -> tuple[float, dict[str, float]]:
-        """This micro-batch's share of the step's loss, and its sums of metrics; gradients are added to the model."""
-        with self.compute_loss_context_manager():
-            loss, metrics = self.method(batch, batch_logps(model, batch, self.plan), reference)
-        share = loss / weight
-        value: float = share.detach().item()
-        if not math.isfinite(value):
-            self._stop_not_finite("loss")
-        self.accelerator.backward(share)
-        return value, {name: total.item() for name, total in metrics.items()}
+    def _plan(self, indexes: Sequence[int], rows: Sequence[Row] | None = None) -> Step:
+        work = self.work
+        return plan(
+            work.rows if rows is None else rows, indexes, work.budget, self.args.device,
+            plain=work.plan.is_plain, read_last=self.method.scores_answers,
+        )  # fmt: skip
 
-    def _count(self, indexes: list[int]) -> int:
-        if self.method.unit == "rows":
-            return len(indexes)
-        return sum(self.rows[index].completion_tokens for index in indexes)
+    def _scored(self, model: Any, batch: Batch, rows: Sequence[Row]) -> Scored:
+        """What policy and reference say of a micro-batch, with gradient for the policy's part unless switched off."""
+        chosen = tuple(rows[index] for index in batch.layout.rows)
+        if self.method.scores_answers:
+            return Scored(batch.layout, chosen, {"rewards": batch_rewards(model, batch, self.work.plan)})
+        reference, known = self.work.reference, None
+        if reference is not None and self.method.needs_distribution:
+            known = reference.distribution(model, batch)
+        logps = None if reference is None else reference.logps(model, batch)
+        outputs = batch_scores(model, batch, self.work.plan, extras=self.method.extras, reference=known)
+        return Scored(batch.layout, chosen, outputs, logps)
 
-    def _account(self, loss_sum: float, sums: dict[str, float], weight: int, n_tokens: int) -> None:
-        """Adds a step to the totals since the last log."""
-        self.progress.weight += weight
-        self.progress.n_tokens += n_tokens
-        for name, value in {"loss": loss_sum, **sums}.items():
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+    def _separate(self, model: Any, step: Step) -> tuple[list[Tensor], list[Metrics]]:
+        """Each micro-batch's loss by itself, forward and backward in turn."""
+        losses, metrics = [], []
+        for number, batch in enumerate(step.batches):
+            real = number < step.n_real
+            with self._synchronised(model, last=number == len(step.batches) - 1):
+                with self.compute_loss_context_manager():
+                    scored = self._scored(model, batch, self.work.rows)
+                    if self.method.couples:
+                        self.method.observe(scored)
+                    loss, found = self.method.loss(scored, step.counts)
+                self._backward(loss if real else loss * 0.0)
+            losses.append(loss.detach() if real else torch.zeros_like(loss))
+            metrics += [found] if real else []
+        return losses, metrics
+
+    def _coupled(self, model: Any, step: Step) -> tuple[list[Tensor], list[Metrics]]:
+        """A loss over all rows of all micro-batches and processes at once.
+
+        First their log-probs without gradient, then the loss and its derivative with respect to them, then each
+        micro-batch again, now with gradient, with the random numbers (of dropout) it had before.
+        """
+        states, parts = [], []
+        for batch in step.batches:
+            states.append(_random_state(self.args.device))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                parts.append(self._scored(model, batch, self.work.rows))
+        leaves = [part.logps.detach().requires_grad_() for part in parts]
+        scored = _joined(parts[: step.n_real], leaves[: step.n_real], self.args.device)
+        self.method.observe(scored)
+        loss, metrics = self.method.loss(scored, step.counts)
+        slopes = torch.autograd.grad(loss, leaves[: step.n_real]) if step.n_real else ()
+        for number, batch in enumerate(step.batches):
+            _set_random_state(states[number], self.args.device)
+            with self._synchronised(model, last=number == len(step.batches) - 1):
+                with self.compute_loss_context_manager():
+                    logps = batch_logps(model, batch, self.work.plan)
+                slope = slopes[number] if number < step.n_real else torch.zeros_like(logps)
+                self._backward((logps * slope).sum())
+        share = 1 / world_size()  # every process computed the whole of it
+        return [loss.detach() * share], [{name: (value * share, n * share) for name, (value, n) in metrics.items()}]
+
+    def _backward(self, loss: Tensor) -> None:
+        """Adds to the gradients, which wrappers average over processes: hence the factor."""
+        self.accelerator.backward(loss * world_size())
+
+    def _synchronised(self, model: Any, last: bool) -> Any:
+        """Processes exchange gradients once a step, after the last micro-batch."""
+        return contextlib.nullcontext() if last or world_size() == 1 else self.accelerator.no_sync(model)
+
+    def _score_side_rows(self, model: Any, step: Step, number: int) -> None:
+        """Gives the method what it needs of its side rows, whose log-probs have no gradient."""
+        rows = self.method.side_rows(step.rows, number)
+        if not rows:
+            self.method.take_side(0.0, 0.0)
+            return
+        assert self.work.reference is not None
+        total, count = 0.0, 0
+        side = self._plan(range(len(rows)), rows)
+        for position, batch in enumerate(side.batches):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                ratio = batch_logps(model, batch, self.work.plan) - self.work.reference.logps(model, batch)
+            if position < side.n_real:
+                total += batch.layout.sums(ratio)[batch.layout.members].sum().item()
+                count += len(batch.layout.rows)
+        everyone = gathered((total, count))
+        self.method.take_side(sum(part for part, _ in everyone), sum(n for _, n in everyone))
+
+    def _account(self, found: Sequence[Metrics]) -> None:
+        """Adds to the totals since the last log."""
+        flat = [(name, value, count) for metrics in found for name, (value, count) in metrics.items()]
+        numbers = torch.stack([value.detach().double().cpu() for _, value, _ in flat]).tolist()
+        for (name, _, count), number in zip(flat, numbers, strict=True):
+            self.progress.add(name, number, count)
+
+    def evaluate_held_out(self, model: Any) -> dict[str, float]:
+        """The means over the held-out rows of the loss and every metric, as eval/..."""
+        model.eval()
+        kept, self.progress = self.progress, Progress()
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(self.work.held_out), size):
+            step = self._plan(self.work.held_out[start : start + size])
+            self._score_side_rows(model, step, -1)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                parts = [self._scored(model, batch, self.work.rows) for batch in step.batches][: step.n_real]
+                if self.method.couples:
+                    parts = [_joined(parts, [part.logps for part in parts], self.args.device)]
+                found = [self.method.loss(part, step.counts) for part in parts]
+            share = 1 / world_size() if self.method.couples else 1.0
+            weight = step.counts.tokens if self.method.unit == "tokens" else step.counts.rows
+            losses = [{"loss": (loss * weight * share, 0.0)} for loss, _ in found]
+            self._account([*losses, *(metrics for _, metrics in found)]) if found else None
+            self.progress.add("loss", 0.0, weight / world_size())
+        means = self.method.means(self._reduced(self.progress).means())
+        self.progress = kept
+        model.train()
+        return {f"eval/{name}": value for name, value in means.items()}
+
+    def _reduced(self, progress: Progress) -> Progress:
+        """The totals of all processes."""
+        return Progress.total(gathered(progress))
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """The norm before clipping. Stops before a gradient that is no number reaches the weights."""
         norm = super()._clip_grad_norm(model)
-        if not math.isfinite(float(norm)):
-            self._stop_not_finite("gradient")
+        self._check_finite(float(norm), "gradient")
         return norm
 
-    def _stop_not_finite(self, what: str) -> None:
-        path = self.metrics_path.with_name(NAN_FILE)
+    def _check_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
+            return
+        path = self.work.metrics_path.with_name(NAN_FILE)
         step = self.state.global_step + 1
         write_text(path, json.dumps({"step": step, "what": what, "rows": self.step_row_ids}, indent=1) + "\n")
         raise TrainError(
@@ -141,26 +231,94 @@ class PolicyTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replaces Trainer's running loss with exact means since the last log, and writes metrics.jsonl."""
-        if "loss" not in logs:
-            super().log(logs, start_time)
-            return
-        totals, weight = self.progress.sums, self.progress.weight
-        logs = {**logs, **{name: value / weight for name, value in totals.items()}}
-        logs["num_tokens"] = self.progress.n_tokens
-        self.progress.sums, self.progress.weight = {}, 0.0
+        if "loss" in logs:
+            total = self._reduced(self.progress)
+            logs = {**logs, **self.method.means(total.means()), "num_tokens": total.n_tokens}
+            self.progress = self.progress.restarted()
         super().log(logs, start_time)
-        logs["epoch"] = self.state.epoch or 0.0
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+        if ("loss" in logs or "eval/loss" in logs) and self.is_world_process_zero():
+            line = {"step": self.state.global_step, **logs, "epoch": self.state.epoch or 0.0}
+            with self.work.metrics_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, model: Any, *rest: Any, **named: Any) -> None:
+        step, work = self.state.global_step, self.work
+        if work.follow is not None and step and step % work.follow[0] == 0 and self.followed != step:
+            self.followed = step
+            assert isinstance(work.reference, FrozenModel)
+            work.reference.follow(self.accelerator.unwrap_model(model), work.follow[1])
+        is_due = step % work.eval_steps == 0 or step >= self.state.max_steps
+        if work.held_out and step and is_due and self.evaluated != step:
+            self.evaluated, should_log = step, self.control.should_log
+            self.log(self.evaluate_held_out(model))
+            self.control.should_log = should_log  # logging clears it, and the training metrics are yet to come
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *rest, **named)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        mark_complete(folder, self.progress, self.keep_checkpoints)
+        total = self._reduced(self.progress)
+        self.progress = total if rank() == 0 else Progress()
+        wait()
+        if self.is_world_process_zero():
+            if self.work.follow is not None:
+                assert isinstance(self.work.reference, FrozenModel)
+                self.work.reference.save(folder)
+            total.method = self.method.state()
+            mark_complete(folder, total, self.work.keep_checkpoints)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts padded positions."""
         return 0
+
+
+def _joined(parts: Sequence[Scored], logps: Sequence[Tensor], device: torch.device) -> Scored:
+    """The rows of all micro-batches of all processes as one; `logps` are this process's, by micro-batch."""
+    own = [
+        Scored(part.layout, part.rows, {**part.outputs, "logps": values}, part.reference)
+        for part, values in zip(parts, logps, strict=True)
+    ]
+    everyone = own
+    if world_size() > 1:
+        others = gathered([_on_cpu(part) for part in own])
+        everyone = [
+            part for number, group in enumerate(others)
+            for part in (own if number == rank() else [_on(part, device) for part in group])
+        ]  # fmt: skip
+    outputs = {
+        name: torch.cat([part.outputs[name] for part in everyone])
+        for name in everyone[0].outputs
+    }  # fmt: skip
+    references = [part.reference for part in everyone if part.reference is not None]
+    return Scored(
+        layout=merge([part.layout for part in everyone]),
+        rows=tuple(row for part in everyone for row in part.rows),
+        outputs=outputs,
+        reference=torch.cat(references) if references else None,
+    )
+
+
+def _on_cpu(part: Scored) -> Scored:
+    return _on(part, torch.device("cpu"))
+
+
+def _on(part: Scored, device: torch.device) -> Scored:
+    return Scored(
+        part.layout.to(device),
+        part.rows,
+        {name: value.detach().to(device) for name, value in part.outputs.items()},
+        part.reference.detach().to(device) if part.reference is not None else None,
+    )
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
 
 
 class Screen(TrainerCallback):

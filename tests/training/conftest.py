@@ -57,14 +57,14 @@ def pairs_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def train_config(model_folder: Path, pairs_file: Path, tmp_path: Path) -> Callable[..., Any]:
     """Makes a TrainConfig for the tiny model; keywords replace keys."""
-    from rlaif.training import TrainConfig
+    from rlaif.training import TrainConfig, parse_config
 
     def make(**changes: Any) -> TrainConfig:
         base: dict[str, Any] = {
-            "model": str(model_folder), "data": pairs_file, "output": tmp_path / "run", "batch_size": 4,
+            "method": "dpo", "model": str(model_folder), "data": pairs_file, "output": tmp_path / "run", "batch_size": 4,
             "learning_rate": 1e-2, "lora": {"r": 4, "alpha": 8}, "save_steps": 2, "micro_batch_tokens": 120,
         }  # fmt: skip
-        return TrainConfig.model_validate({**base, **changes})
+        return parse_config({**base, **changes})
 
     return make
 

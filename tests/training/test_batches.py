@@ -10,11 +10,12 @@ from torch import Tensor
 
 from rlaif.errors import TrainError
 from rlaif.training.batches import grow_trees, pack, plan_step
+from rlaif.training.config import parse_config
 from rlaif.training.forward import batch_logps, checked_plan
 from rlaif.training.logps import own_logps, patch_forward
 from rlaif.training.masks import attention_plan, model_inputs, tree_mask
-from rlaif.training.methods import DpoMethod, SftMethod
-from rlaif.training.rows import Row
+from rlaif.training.methods import Counts, Scored, method_of
+from rlaif.training.rows import Completion, Row
 
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": build_llama,
@@ -37,7 +38,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 def plain_logps(model: Any, row: Row) -> list[Tensor]:
-    return [own_logps(model, list(row.prompt), list(ids), torch.device("cpu")) for ids in row.completions]
+    return [own_logps(model, row.prompt, completion, torch.device("cpu")) for completion in row.completions]
 
 
 def step_logps(model: Any, rows: list[Row], budget: int, plain: bool = False) -> dict[tuple[int, int], Tensor]:
@@ -46,9 +47,9 @@ def step_logps(model: Any, rows: list[Row], budget: int, plain: bool = False) ->
     found = {}
     for batch in plan_step(rows, range(len(rows)), budget, plain=plain):
         logps = batch_logps(model, batch, plan)
-        for row, members in zip(batch.rows, batch.members.tolist(), strict=True):
+        for row, members in zip(batch.layout.rows, batch.layout.members.tolist(), strict=True):
             for side, completion in enumerate(members):
-                found[row, side] = logps[batch.completion == completion]
+                found[row, side] = logps[batch.layout.completion == completion]
     return found
 
 
@@ -61,15 +62,25 @@ def test_packed_trees_equal_the_plain_computation(model: Any, rows: list[Row], b
             torch.testing.assert_close(found[index, side].detach(), expected, rtol=0, atol=tolerance(model))
 
 
+def method(name: str, **keys: Any) -> Any:
+    return method_of(parse_config({"method": name, "model": "m", "data": "d", "output": "o", **keys}))
+
+
+def scored(model: Any, rows: list[Row], batch: Any) -> Scored:
+    """Against an arbitrary fixed reference."""
+    reference = -4.0 - 0.1 * (batch.targets % 7).double()
+    logps = batch_logps(model, batch, attention_plan(model.config))
+    return Scored(batch.layout, tuple(rows[index] for index in batch.layout.rows), {"logps": logps}, reference)
+
+
 def gradient(model: Any, rows: list[Row], order: list[int], budget: int, plain: bool = False) -> tuple[float, Tensor]:
-    """Loss and gradient of one DPO step against an arbitrary fixed reference."""
+    """Loss and gradient of one DPO step."""
     model.zero_grad()
-    plan, method, total = attention_plan(model.config), DpoMethod(0.3, 0.1), 0.0
+    dpo, total, counts = method("dpo", beta=0.3, label_smoothing=0.1), 0.0, Counts.of([rows[index] for index in order])
     for batch in plan_step(rows, order, budget, plain=plain):
-        reference = -4.0 - 0.1 * (batch.targets % 7).double()
-        loss, _ = method(batch, batch_logps(model, batch, plan), reference)
-        (loss / len(order)).backward()
-        total += loss.item() / len(order)
+        loss, _ = dpo.loss(scored(model, rows, batch), counts)
+        loss.backward()
+        total += loss.item()
     return total, torch.cat([weight.grad.flatten() for weight in model.parameters()])
 
 
@@ -79,7 +90,7 @@ def padded_gradient(model: Any, rows: list[Row]) -> tuple[float, Tensor]:
     total = 0.0
     for row in rows:
         rewards = []
-        for ids in row.completions:
+        for ids in (completion.ids for completion in row.completions):
             tokens = torch.tensor([row.prompt + ids])
             logps = model(input_ids=tokens).logits[0, len(row.prompt) - 1 : -1].log_softmax(-1)
             policy = logps.gather(1, torch.tensor(ids)[:, None]).sum()
@@ -104,9 +115,8 @@ def test_swapping_chosen_and_rejected_negates_the_margin(model: Any, rows: list[
     found = []
     for data in (rows, swapped):
         (batch,) = plan_step(data, range(len(data)), 10_000)
-        reference = -4.0 - 0.1 * (batch.targets % 7).double()
-        _, metrics = DpoMethod(0.3, 0.0)(batch, batch_logps(model, batch, attention_plan(model.config)), reference)
-        found.append(metrics["rewards/margins"].item())
+        _, metrics = method("dpo", beta=0.3).loss(scored(model, data, batch), Counts.of(data))
+        found.append(metrics["rewards/margins"][0].item())
     assert found[0] == pytest.approx(-found[1], abs=tolerance(model))
     assert abs(found[0]) > 0.1
 
@@ -142,12 +152,12 @@ def test_micro_batches_keep_to_the_budget() -> None:
     for plain in (False, True):
         batches = plan_step(many, range(40), 100, plain=plain)
         assert all(batch.input_ids.numel() <= 100 for batch in batches)
-        assert sorted(row for batch in batches for row in batch.rows) == list(range(40))
+        assert sorted(row for batch in batches for row in batch.layout.rows) == list(range(40))
 
 
 def test_the_tree_mask_by_hand() -> None:
     """Prompt p q, branches (a b) and (c d); the last tokens b and d are not read: positions p q a c."""
-    row = Row("x", (10, 11), ((20, 21), (30, 31)))
+    row = Row("x", (10, 11), (Completion((20, 21)), Completion((30, 31))))
     (batch,) = plan_step([row], [0], 100)
     assert batch.input_ids.tolist() == [[10, 11, 20, 30]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 2]]
@@ -157,10 +167,11 @@ def test_the_tree_mask_by_hand() -> None:
 
 
 def test_sft_counts_a_branch_as_often_as_rows_use_it() -> None:
-    twice = [Row(str(i), (5, 6), ((7, 8),)) for i in range(2)]
+    twice = [Row(str(i), (5, 6), (Completion((7, 8)),)) for i in range(2)]
     (batch,) = plan_step(twice, [0, 1], 100)
-    loss, _ = SftMethod()(batch, torch.tensor([-1.0, -2.0]), None)
-    assert loss.item() == 6.0
+    both = Scored(batch.layout, tuple(twice), {"logps": torch.tensor([-1.0, -2.0])})
+    loss, _ = method("sft").loss(both, Counts.of(twice))
+    assert loss.item() == 6.0 / 4
 
 
 def test_linear_attention_falls_back_to_plain_rows() -> None:

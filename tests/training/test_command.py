@@ -43,7 +43,10 @@ def test_flags_reach_the_configuration(invoke: Any, monkeypatch: pytest.MonkeyPa
     assert (config.full, config.peak_learning_rate, config.beta, config.label_smoothing) == (True, 5e-7, 0.3, 0.1)
     assert (config.epochs, config.batch_size, config.max_length, config.truncation) == (2, 8, 99, "raise")
     assert (config.seed, config.save_steps) == (7, 5)
-    assert invoke("dpo", "-m", "M", "--data", "d.jsonl", "-o", "out", "--lora-r", 4).exception is None
+    more = ["--loss", "sigmoid", "--loss", "sft", "--set", "trainer.warmup_steps=3", "--set", "beta=0.7"]
+    assert invoke("dpo", "-m", "M", "--data", "d.jsonl", "-o", "out", "--lora-r", 4, *more).exception is None
+    assert [term.name for term in seen[1][0].loss] == ["sigmoid", "sft"]
+    assert (seen[1][0].trainer["warmup_steps"], seen[1][0].beta) == (3, 0.7)
     adapter = seen[1][0].lora
     assert (adapter.r, adapter.alpha, seen[1][0].full) == (4, 32, False)
 
@@ -63,9 +66,12 @@ def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Pa
         (["dpo", "-m", "M"], "missing --data, --output"),
         (
             ["sft", "-m", "M", "--data", "d", "-o", "o", "--label-smoothing", "0.1"],
-            "--label-smoothing: sft compares with no",
+            "--label-smoothing: sft has no such setting",
         ),
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--full", "--lora-r", "4"], "with --full there is no adapter"),
+        (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "beta"], "--set beta: expected KEY=VALUE"),
+        (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "lora.rank=4"], "unknown key 'lora.rank'"),
+        (["kto", "-m", "M", "--data", "d", "-o", "o", "--config", "dpo"], "is a preset of the method dpo, not kto"),
     ],
 )
 def test_refusals(invoke: Any, arguments: list[str], message: str) -> None:

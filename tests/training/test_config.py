@@ -11,9 +11,9 @@ import pytest
 
 from rlaif import resources
 from rlaif.errors import ConfigError, RlaifError
-from rlaif.training import TrainConfig, load_preset
+from rlaif.training import load_preset
 from rlaif.training.arguments import OWNED, check_trainer_keys
-from rlaif.training.config import METHODS, check_method
+from rlaif.training.config import METHODS, check_method, parse_config
 
 NEEDED: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o"}
 
@@ -30,7 +30,21 @@ def test_each_method_has_a_preset_with_a_sentence_above_every_key(method: str) -
 
 
 def test_every_field_is_documented() -> None:
-    assert [name for name, field in TrainConfig.model_fields.items() if not field.description] == []
+    undocumented = [
+        (method, name)
+        for method, kind in METHODS.items()
+        for name, field in kind.model_fields.items()
+        if not field.description
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_preset_says_what_the_method_defaults_to(method: str) -> None:
+    """So that Python without a preset is the same method; only batch size, epochs and the schedule are a preset's own."""
+    preset = load_preset(method, **NEEDED).model_dump(exclude={"batch_size", "epochs", "trainer"})
+    bare = parse_config({"method": method, **NEEDED}).model_dump(exclude={"batch_size", "epochs", "trainer"})
+    assert preset == bare
 
 
 def test_flags_win_over_the_preset_and_mappings_merge() -> None:
@@ -51,32 +65,63 @@ def test_the_reference_that_auto_stands_for() -> None:
 
     assert (kind(), kind(epochs=2), kind(full=True)) == ("adapter-off", "cached", "cached")
     assert load_preset("sft", **NEEDED).reference_kind == "none"
+    assert kind(reference_model="other") == "cached"
+    assert kind(reference_sync={"every": 10}) == "copy"
+    assert kind(reference="none") == "none"
+    assert load_preset("kto", **NEEDED, epochs=3).reference_kind == "adapter-off"
+    assert load_preset("kto", **NEEDED, full=True).reference_kind == "copy"
+    assert load_preset("tdpo", **NEEDED, full=True).reference_kind == "copy"
 
 
-REFUSED = [
-    ({"bta": 1}, "unknown key 'bta' .did you mean 'beta'"),
-    ({"lora": {"rank": 3}}, "unknown key 'lora.rank'"),
-    ({"beta": -1}, "beta: Input should be greater than 0 .found -1"),
-    ({"label_smoothing": 0.5}, "label_smoothing: Input should be less than 0.5"),
-    ({"full": True, "reference": "adapter-off"}, "no adapter to switch off; use reference: cached"),
-    ({"method": "sft", "label_smoothing": 0.1}, "label_smoothing belongs to dpo"),
-    ({"method": "dop"}, "method: Input should be 'dpo' or 'sft'"),
-    ({"loss": "ipo"}, "loss: Input should be 'sigmoid'"),
-    ({"learning_rate": 0.0}, "learning_rate must be greater than 0"),
-    ({"truncation": "cut"}, "truncation: Input should be 'drop', 'truncate-prompt-left' or 'raise'"),
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("dpo", {"bta": 1}, "unknown key 'bta' .did you mean 'beta'"),
+    ("dpo", {"lora": {"rank": 3}}, "unknown key 'lora.rank'"),
+    ("dpo", {"beta": -1}, "beta: Input should be greater than 0 .found -1"),
+    ("dpo", {"label_smoothing": 0.5}, "label_smoothing: Input should be less than 0.5"),
+    ("dpo", {"full": True, "reference": "adapter-off"}, "no adapter to switch off; use reference: cached"),
+    ("sft", {"label_smoothing": 0.1}, "unknown key 'label_smoothing'"),
+    ("dpo", {"method": "dop"}, "is a preset of the method dpo, not dop"),
+    ("dpo", {"loss": "ippo"}, "unknown loss 'ippo' .did you mean 'ipo'.*losses: sigmoid, robust"),
+    ("dpo", {"loss": ["sigmoid", {"name": "ipo", "avg": 1}]}, "unknown key 'loss.1.ipo.avg' .did you mean 'average'"),
+    ("dpo", {"loss": []}, "name at least one loss"),
+    ("dpo", {"loss": "robust"}, "loss robust needs label_smoothing above 0 .usual: 0.1"),
+    ("dpo", {"loss": "hinge", "label_smoothing": 0.1}, "no loss of the list uses it"),
+    ("dpo", {"loss": "hinge", "use_confidence": True}, "use_confidence works with the losses ipo, robust, sigmoid"),
+    ("dpo", {"use_confidence": True, "label_smoothing": 0.1}, "use_confidence replaces label_smoothing"),
+    ("dpo", {"loss": "sft"}, "loss: sft alone uses no pairs; use 'rlaif train sft'"),
+    ("dpo", {"loss": "ipo", "divergence": "forward_kl"}, "divergence is not defined for the loss ipo"),
+    ("dpo", {"loss": "aot", "ld_alpha": 0.5}, "ld_alpha is not defined for the loss aot"),
+    ("dpo", {"loss": "aot", "weighting": "wpo"}, "wpo is not defined for aot"),
+    ("dpo", {"loss": "apo_zero", "reference": "none"}, "reference: none is impossible with loss apo_zero"),
+    ("dpo", {"reference_sync": {}, "reference": "cached"}, "reference_sync changes the reference while training"),
+    ("dpo", {"reference": "none", "reference_model": "x"}, "reference: none uses no reference_model"),
+    ("tdpo", {"reference": "cached"}, "whole distribution at every token; use reference: auto"),
+    ("kto", {"reference": "cached"}, "pairs each prompt with another row's answer, anew in every step"),
+    ("kto", {"reference": "none"}, "kto compares each answer with the reference"),
+    ("cpo", {"loss": "hinge", "label_smoothing": 0.1}, "hinge does not use it"),
+    ("dpo", {"full": True, "init_adapter": "a"}, "init_adapter is impossible with full"),
+    ("dpo", {"full": True, "quantize": "4bit"}, "quantize is impossible with full"),
+    ("dpo", {"learning_rate": 0.0}, "learning_rate must be greater than 0"),
+    ("dpo", {"truncation": "cut"}, "truncation: Input should be 'drop', 'truncate-prompt-left' or 'raise'"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_refusals(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("method", "changes", "message"), REFUSED)
+def test_refusals(method: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_preset("dpo", **NEEDED, **changes)
+        load_preset(method, **NEEDED, **changes)
+
+
+def test_a_loss_is_a_name_or_a_weighted_list() -> None:
+    config: Any = load_preset("dpo", **NEEDED, loss=["sigmoid", {"name": "sft", "weight": 0.5}, {"name": "discopop"}])
+    assert [(term.name, term.weight) for term in config.loss] == [("sigmoid", 1), ("sft", 0.5), ("discopop", 1)]
+    assert config.loss[2].tau == 0.05
 
 
 def test_unknown_preset_and_method_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown train preset 'dpp' .did you mean 'dpo'"):
         load_preset("dpp", **NEEDED)
-    with pytest.raises(ConfigError, match=r"unknown method 'stf' .did you mean 'sft'.*methods: dpo, sft"):
+    with pytest.raises(ConfigError, match=r"unknown method 'stf' .did you mean 'sft'.*methods: dpo, sft, rm"):
         check_method("stf")
 
 
@@ -139,14 +184,6 @@ def test_bad_input_is_one_clear_error(
 
     with pytest.raises(RlaifError, match=message):
         train(train_config(**changes(tmp_path)))
-
-
-def test_several_processes_are_refused(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlaif.training import train
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RlaifError, match=r"WORLD_SIZE=2.*not supported yet"):
-        train(train_config())
 
 
 def test_an_adapter_whose_base_is_missing_is_refused(train_config: Any, tmp_path: Path, tokenizer: Any) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rlaif.models import load_model, load_tokenizer
 from rlaif.training.batches import plan_step
+from rlaif.training.formats import Example
 from rlaif.training.forward import batch_logps
 from rlaif.training.logps import own_logps, patch_forward
 from rlaif.training.masks import attention_plan
-from rlaif.training.objectives.dpo import dpo_loss
-from rlaif.training.rows import Example, Row, tokenize
+from rlaif.training.rows import Row, tokenize
 from rlaif.types import Message
 
 pytestmark = pytest.mark.model
@@ -60,27 +60,27 @@ def pair_losses(sums: list[Tensor]) -> Tensor:
     """DPO loss of chosen, rejected, chosen, rejected ... against a reference of -20 each."""
     chosen, rejected = torch.stack(sums[::2]), torch.stack(sums[1::2])
     reference = torch.full_like(chosen, -20.0)
-    return dpo_loss(chosen, rejected, reference, reference, beta=0.1)[0].mean()
+    return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected - reference + reference)).mean()
 
 
 def test_trees_equal_plain_rows(policy: Any, real_rows: list[Row]) -> None:
     plan = attention_plan(policy.config)
     (batch,) = plan_step(real_rows, range(3), 10_000)
     logps = batch_logps(policy, batch, plan)
-    tree_sums = batch.sums(logps)
-    tree_loss = pair_losses([tree_sums[side] for members in [dict(zip(batch.rows, batch.members, strict=True))]
+    tree_sums = batch.layout.sums(logps)
+    tree_loss = pair_losses([tree_sums[side] for members in [dict(zip(batch.layout.rows, batch.layout.members, strict=True))]
                              for row in range(3) for side in members[row]])  # fmt: skip
     plain_sums = []
     for row in real_rows:
-        for ids in row.completions:
-            tokens = torch.tensor([row.prompt + ids])
+        for completion in row.completions:
+            tokens = torch.tensor([row.prompt + completion.ids])
             logits = policy(input_ids=tokens).logits[0, len(row.prompt) - 1 : -1]
-            plain_sums.append(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
+            plain_sums.append(logits.log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None]).sum())
     plain_loss = pair_losses(plain_sums)
     assert tree_loss.item() == pytest.approx(plain_loss.item(), abs=1e-4)
-    for number, (row, side) in enumerate(batch.sources):
-        own = own_logps(policy, list(real_rows[row].prompt), list(real_rows[row].completions[side]), logps.device)
-        torch.testing.assert_close(logps[batch.completion == number].detach(), own, rtol=0, atol=1e-4)
+    for number, (row, side) in enumerate(batch.layout.sources):
+        own = own_logps(policy, real_rows[row].prompt, real_rows[row].completions[side], logps.device)
+        torch.testing.assert_close(logps[batch.layout.completion == number].detach(), own, rtol=0, atol=1e-4)
     expected = gradients(policy, plain_loss)
     difference = (gradients(policy, tree_loss) - expected).norm() / expected.norm()
     assert difference < 1e-4

@@ -17,12 +17,12 @@ from tiny import write_pairs
 
 from rlaif.errors import ConfigError, TrainError
 from rlaif.models import load_model, load_tokenizer
-from rlaif.training import TrainConfig, dry_run, train
+from rlaif.training import TrainConfig, dry_run, parse_config, train
 from rlaif.training.checkpoints import MARKER, read_metrics, resume_point
 
 METRICS = {
     "step", "epoch", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected",
-    "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+    "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "mean_token_accuracy",
 }  # fmt: skip
 
 
@@ -54,23 +54,24 @@ def test_a_run_folder_holds_everything(train_config: Any) -> None:
     card = (config.output / "README.md").read_text()
     assert manifest["data_hash"] in card
     assert "rlaif train dpo" in card
-    assert TrainConfig.model_validate_json(json.dumps(manifest["config"])).beta == config.beta
+    assert parse_config(manifest["config"]).beta == config.beta
     assert (config.output / "config.yaml").is_file()
     assert list((config.output / "tensorboard").iterdir())
 
 
 def test_the_trained_adapter_loads_and_prefers_the_chosen(train_config: Any, pairs_file: Path) -> None:
+    from rlaif.training.formats import read_examples
     from rlaif.training.logps import own_logps
-    from rlaif.training.rows import read_examples, tokenize
+    from rlaif.training.rows import tokenize
 
     config = train_config(epochs=4)
     train(config)
     policy, base = load_model(str(config.output)), load_model(config.model)
     tokenizer = load_tokenizer(str(config.output))
-    row = tokenize(read_examples(pairs_file, "dpo"), tokenizer, 500, "drop").rows[0]
+    row = tokenize(read_examples(pairs_file, "pairs"), tokenizer, 500, "drop").rows[0]
 
     def margin(model: Any) -> float:
-        w, r = (own_logps(model, list(row.prompt), list(ids), torch.device("cpu")).sum() for ids in row.completions)
+        w, r = (own_logps(model, row.prompt, completion, torch.device("cpu")).sum() for completion in row.completions)
         return (w - r).item()
 
     assert margin(policy) > margin(base) + 1
@@ -125,7 +126,7 @@ def test_micro_batches_change_nothing(train_config: Any, tmp_path: Path) -> None
 
 RUN_CHILD = """
 import sys, json, time
-from rlaif.training import TrainConfig, train
+from rlaif.training import parse_config, train
 import rlaif.training.trainer as trainer
 stop = int(sys.argv[2])
 own = trainer.PolicyTrainer._save_checkpoint
@@ -135,7 +136,7 @@ def save(self, model, trial):
         open(sys.argv[3], "w").close()
         time.sleep(60)
 trainer.PolicyTrainer._save_checkpoint = save
-train(TrainConfig.model_validate_json(sys.argv[1]))
+train(parse_config(json.loads(sys.argv[1])))
 """
 
 
@@ -243,10 +244,10 @@ def test_skipped_rows_are_listed(train_config: Any, pairs_file: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rlaif.training.methods as methods
+    from rlaif.training.objectives import dpo
 
-    own = methods.dpo_loss
-    monkeypatch.setattr(methods, "dpo_loss", lambda *a, **k: (own(*a, **k)[0] * math.nan, own(*a, **k)[1]))
+    own = dpo.sigmoid
+    monkeypatch.setattr(dpo, "sigmoid", lambda *a, **k: own(*a, **k) * math.nan)
     config = train_config()
     with pytest.raises(TrainError, match=r"step 1: the loss is not a finite number.*not_finite\.json"):
         train(config)
@@ -262,7 +263,7 @@ def test_out_of_memory_says_what_to_lower(train_config: Any, monkeypatch: pytest
     def full(*args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer, "batch_logps", full)
+    monkeypatch.setattr(trainer, "batch_scores", full)
     with pytest.raises(TrainError, match=r"lower micro_batch_tokens .now 120."):
         train(train_config())
 
@@ -282,5 +283,5 @@ def test_sft_lowers_the_loss(train_config: Any) -> None:
     config = train_config(method="sft", epochs=3)
     train(config)
     lines = read_metrics(config.output / "metrics.jsonl")
-    assert set(lines[0]) == METRICS - {name for name in METRICS if "/" in name}
+    assert set(lines[0]) == METRICS - {name for name in METRICS if "/" in name} | {"entropy"}
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlaif.training.rows import Row
+from rlaif.training.rows import Completion, Row
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -79,7 +79,7 @@ def random_row(generator: torch.Generator, id: str, prompt: int, *completions: i
     def ids(length: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, 259, (length,), generator=generator).tolist())
 
-    return Row(id, ids(prompt), tuple(ids(length) for length in completions))
+    return Row(id, ids(prompt), tuple(Completion(ids(length)) for length in completions))
 
 
 def write_pairs(path: Path, count: int, **extra: Any) -> Path:

@@ -1,0 +1,58 @@
+"""Whether the rows are what the method needs, told before any model is loaded."""
+
+from collections.abc import Sequence
+
+from rlaif.errors import DataError
+from rlaif.progress import say
+from rlaif.training.config import TrainConfig
+from rlaif.training.config.paired import DpoConfig
+from rlaif.training.config.single import RewardConfig
+from rlaif.training.config.terms import COUPLED
+from rlaif.training.config.unpaired import ApoUnpairedConfig, BcoConfig, KtoConfig
+from rlaif.training.rows import Row
+
+Unpaired = KtoConfig | BcoConfig | ApoUnpairedConfig
+
+
+def check_rows(config: TrainConfig, rows: Sequence[Row]) -> None:
+    """Raises DataError for rows that the method can not learn from; says what is unwise."""
+    if getattr(config, "use_confidence", False):
+        _all_have(config, rows, "confidence", "use_confidence", "calibrated judges write it; else leave it out")
+    if isinstance(config, RewardConfig) and config.use_margin:
+        _all_have(config, rows, "margin", "use_margin", "the judge's pairs have it; else leave it out")
+    if isinstance(config, Unpaired):
+        _both_classes(config, rows)
+    if isinstance(config, DpoConfig) and {term.name for term in config.loss} & COUPLED and config.batch_size < 2:
+        raise DataError("loss aot sorts the pairs of a step, so batch_size must be at least 2")
+    if isinstance(config, KtoConfig):
+        if config.batch_size < 2:
+            raise DataError("kto pairs each prompt with another row's answer, so batch_size must be at least 2")
+        if len({row.prompt for row in rows}) < 2:
+            raise DataError(f"{config.data}: kto needs answers to at least two different prompts")
+
+
+def _all_have(config: TrainConfig, rows: Sequence[Row], field: str, key: str, advice: str) -> None:
+    without = [row.id for row in rows if getattr(row, field) is None]
+    if without:
+        raise DataError(
+            f"{config.data}: {len(without)} of {len(rows)} rows have no {field} (first: {without[0]}), and {key} needs "
+            f"one in every row; {advice}"
+        )
+
+
+def _both_classes(config: Unpaired, rows: Sequence[Row]) -> None:
+    from rlaif.training.objectives.kto import CLASS_BALANCE_RANGE, class_balance
+
+    desirable = sum(bool(row.label) for row in rows)
+    undesirable = len(rows) - desirable
+    if not desirable or not undesirable:
+        missing = "undesirable" if desirable else "desirable"
+        raise DataError(f"{config.data}: no {missing} answers; {config.method} learns from both kinds")
+    ratio = class_balance(desirable, undesirable, config.desirable_weight, config.undesirable_weight)
+    low, high = CLASS_BALANCE_RANGE
+    if isinstance(config, KtoConfig) and not low <= ratio <= high:
+        least, most = (bound * undesirable * config.undesirable_weight / desirable for bound in (low, high))
+        say(
+            f"{desirable} desirable and {undesirable} undesirable answers: weighted, that is {ratio:.2f} to 1, and the "
+            f"authors advise 1 to {high:.2f}: set desirable_weight between {least:.2f} and {most:.2f}"
+        )
