@@ -12,6 +12,7 @@ from rlaif.cli.evaluate import evaluate_command
 from rlaif.cli.files import cp_command, ls_command, show_command
 from rlaif.cli.generate import generate_command
 from rlaif.cli.judge import judge_command
+from rlaif.cli.merge import merge_command
 from rlaif.cli.pairs import pairs_command
 from rlaif.cli.run import run_command
 from rlaif.cli.train import train_command
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "judge": judge_command,
     "pairs": pairs_command,
     "train": train_command,
+    "merge": merge_command,
     "evaluate": evaluate_command,
     "run": run_command,
     "ls": ls_command,

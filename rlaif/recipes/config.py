@@ -1,9 +1,9 @@
 """What a recipe may say, and what it would do."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from rlaif import resources
 from rlaif.config import Config, read_yaml, validate
@@ -16,8 +16,19 @@ from rlaif.preferences.pairs import Rule
 from rlaif.training.arguments import check_trainer_keys
 from rlaif.types import Sampling
 
+if TYPE_CHECKING:
+    from rlaif.training.config import TrainConfig
+
 POLICY = "{model}"
 """Stands for the recipe's model wherever a recipe names one."""
+
+
+def _as_stages(value: Any) -> Any:
+    """One stage, or a list of at least one."""
+    stages = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not stages:
+        raise ValueError("name at least one stage, as in: train: {method: dpo}")
+    return stages
 
 
 class GenerateStage(Config):
@@ -114,13 +125,14 @@ class RecipeConfig(Config):
     generate: GenerateStage
     judge: JudgeStage
     pairs: PairsStage = PairsStage()
-    train: dict[str, JsonValue] = {"method": "dpo"}
-    """The preset (`method`, or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
+    train: Annotated[tuple[dict[str, JsonValue], ...], BeforeValidator(_as_stages)] = ({"method": "dpo"},)
+    """One stage of training or a list of them, each starting from what the one before has trained: the preset (`method`,
+    or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
     evaluate: EvaluateStage | None = None
 
     @model_validator(mode="after")
     def _train_keys(self) -> "RecipeConfig":
-        owned = sorted({"model", "data", "output"} & set(self.train))
+        owned = sorted({"model", "data", "output"} & {key for stage in self.train for key in stage})
         if owned:
             raise ValueError(f"train: {', '.join(owned)} is set by the recipe itself; leave it out")
         return self
@@ -137,7 +149,8 @@ def load_recipe(
     if output is not None:
         data["output"] = str(output)
     config = validate(data, RecipeConfig, str(path))
-    check_trainer_keys(train_config(config))
+    for stage in train_configs(config):
+        check_trainer_keys(stage)
     _check_judges(config, path.parent)
     return config, path
 
@@ -164,20 +177,26 @@ def _check_judges(config: RecipeConfig, beside: Path) -> None:
         )
 
 
-def train_config(config: RecipeConfig) -> Any:
-    """The TrainConfig of the recipe's train stage."""
+def train_configs(config: RecipeConfig) -> list["TrainConfig"]:
+    """The configuration of each training stage; the last one's output is the trained policy."""
     from rlaif.training.config import load_preset
 
-    keys = dict(config.train)
-    preset = str(keys.pop("preset", keys.get("method", "dpo")))
-    folder = config.output
-    return load_preset(
-        preset,
-        **keys,
-        model=config.model,
-        data=str(folder / "pairs" / "preferences.jsonl"),
-        output=str(folder / "train"),
-    )
+    found: list[TrainConfig] = []
+    for number, stage in enumerate(config.train, start=1):
+        keys = dict(stage)
+        preset = str(keys.pop("preset", keys.get("method", "dpo")))
+        folder = config.output / "train"
+        name = f"{number}-{keys.get('method', Path(preset).stem)}"
+        found.append(
+            load_preset(
+                preset,
+                **keys,
+                model=str(found[-1].output) if found else config.model,
+                data=str(config.output / "pairs" / "preferences.jsonl"),
+                output=str(folder / name if len(config.train) > 1 else folder),
+            )
+        )
+    return found
 
 
 def check_prompts(config: RecipeConfig, beside: Path) -> None:
@@ -206,7 +225,7 @@ def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:
         "responses": len(found.prompts) * generate.n,
         "judge": f"{config.judge.judge}, {config.judge.votes} votes per judge and comparison",
         "pairs": config.pairs.rule,
-        "train": str(config.train.get("method", config.train.get("preset", "dpo"))),
+        "train": " → ".join(stage.method for stage in train_configs(config)),
     }
     if config.evaluate is not None:
         held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)

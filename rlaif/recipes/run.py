@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlaif import resources
 from rlaif.config import load_config
 from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
 from rlaif.progress import say
-from rlaif.recipes.config import RecipeConfig, check_prompts, judging_models, load_recipe, source_path, train_config
+from rlaif.recipes.config import RecipeConfig, check_prompts, judging_models, load_recipe, source_path, train_configs
 from rlaif.records import write_text
 from rlaif.training.run_folder import package_versions
 from rlaif.types import SCHEMA_VERSION, content_hash
+
+if TYPE_CHECKING:
+    from rlaif.training.run import TrainResult
 
 LIMITS = {"max_requests", "concurrency", "timeout_seconds", "max_retries", "batch_size", "max_unparsed"}
 """Keys of engines and judges that bound the work and change no answer."""
@@ -127,6 +130,11 @@ class Recipe:
     def preferences(self) -> Path:
         return self.folder("pairs") / "preferences.jsonl"
 
+    @property
+    def trained(self) -> Path:
+        """The folder of the trained policy."""
+        return train_configs(self.config)[-1].output
+
     def _inputs(self, name: str) -> dict[str, str]:
         """Hashes of everything a stage depends on: its configuration and its files."""
         config = self.config
@@ -141,11 +149,14 @@ class Recipe:
             files["evaluate"] = [
                 *_existing(source_path(config.evaluate.prompts, self.beside)),
                 *_judge_files(config.evaluate.judge, self.beside),
-                self.folder("train") / "manifest.json",
-                *sorted(self.folder("train").glob("*.safetensors")),
+                self.trained / "manifest.json",
+                *sorted(self.trained.glob("*.safetensors")),
             ]
-        settings = train_config(config) if name == "train" else getattr(config, name)
-        hashes = {"configuration": content_hash(config.model, settings.model_dump(mode="json"))}
+        if name == "train":
+            stages = [stage.model_dump(mode="json") for stage in train_configs(config)]
+            hashes = {"configuration": content_hash(config.model, *stages)}
+        else:
+            hashes = {"configuration": content_hash(config.model, getattr(config, name).model_dump(mode="json"))}
         return hashes | {str(path): _hash(path) for path in files[name]}
 
     def _generate(self, over: bool) -> dict[str, Any]:
@@ -206,8 +217,11 @@ class Recipe:
     def _train(self, over: bool) -> dict[str, Any]:
         from rlaif.training.run import train
 
-        result = train(train_config(self.config), overwrite=over)
-        return {"steps": result.steps, "rows": result.rows, "skipped": result.skipped, "metrics": result.metrics}
+        stages = []
+        for config in train_configs(self.config):
+            done = train(config, overwrite=over and config.output.exists())
+            stages.append({"method": config.method, "folder": str(config.output), **_told(done)})
+        return {**stages[-1], "stages": stages}
 
     def _evaluate(self, over: bool) -> dict[str, Any]:
         from rlaif.evaluation import evaluate
@@ -216,7 +230,7 @@ class Recipe:
         assert stage is not None
         prompts = read_prompts(source_path(stage.prompts, self.beside), system=stage.system)
         result = evaluate(
-            self.config.engine.config(str(self.folder("train"))),
+            self.config.engine.config(str(self.trained)),
             self.config.engine.config(self.config.model),
             prompts.prompts,
             _judge_name(stage.judge, self.beside),
@@ -230,6 +244,10 @@ class Recipe:
             overwrite=over,
         )
         return result.as_dict()
+
+
+def _told(done: "TrainResult") -> dict[str, Any]:
+    return {"steps": done.steps, "rows": done.rows, "skipped": done.skipped, "metrics": done.metrics}
 
 
 def _claim(config: RecipeConfig, overwrite: bool) -> None:

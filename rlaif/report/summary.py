@@ -1,6 +1,7 @@
 """The summary of a recipe: what was made, what was measured, where it is."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.evaluation import Evaluation
@@ -24,7 +25,7 @@ def write_summary(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> 
         f"{config.description}\n\nModel: `{config.model}`" if config.description else f"Model: `{config.model}`",
         _data_section(stages),
         _judge_section(stages["judge"]),
-        _train_section(config, stages["train"]),
+        _train_section(stages["train"]),
     ]
     if "evaluate" in stages:
         values = {key: value for key, value in stages["evaluate"].items() if key in Evaluation.model_fields}
@@ -65,18 +66,19 @@ def _judge_section(judged: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _train_section(config: "RecipeConfig", trained: dict[str, Any]) -> str:
-    curve = read_metrics(config.output / "train" / METRICS_FILE)
+def _train_section(trained: dict[str, Any]) -> str:
+    return "\n\n".join(["## Training", *(_stage(stage) for stage in trained["stages"])])
+
+
+def _stage(trained: dict[str, Any]) -> str:
+    curve = read_metrics(Path(trained["folder"]) / METRICS_FILE)
     rows = [["", "first step", "last step"]]
     for key in ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"):
         values = [row[key] for row in curve if key in row]
         if values:
             rows.append([key, f"{values[0]:.4f}", f"{values[-1]:.4f}"])
-    method = config.train.get("method", "dpo")
-    head = (
-        f"## Training\n\n{method}: {trained['steps']} steps on {trained['rows']} rows ({trained['skipped']} left out)"
-    )
-    return f"{head}\n\n{markdown_table(rows)}"
+    steps, used, left_out = (trained[key] for key in ("steps", "rows", "skipped"))
+    return f"{trained['method']}: {steps} steps on {used} rows ({left_out} left out)\n\n{markdown_table(rows)}"
 
 
 def _evaluate_section(result: Evaluation) -> str:
@@ -95,8 +97,8 @@ def _files_section(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) ->
         "votes": folder / "judge" / "judged.jsonl.d" / "judgments.jsonl",
         "verdicts": folder / "judge" / "judged.jsonl",
         "preference pairs": folder / "pairs" / "preferences.jsonl",
-        "trained policy": folder / "train",
-        "metrics of the training": folder / "train" / METRICS_FILE,
+        "trained policy": Path(stages["train"]["folder"]),
+        "metrics of the training": Path(stages["train"]["folder"]) / METRICS_FILE,
     }
     if "evaluate" in stages:
         listed["evaluation"] = folder / "evaluate" / "evaluation.json"

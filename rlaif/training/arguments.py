@@ -41,8 +41,9 @@ OWNED = {
     "resume_from_checkpoint": "the same command continues a run by itself",
     "disable_tqdm": "progress goes to standard error, and is quiet when that is no terminal",
     "neftune_noise_alpha": "the noise would reach the reference too",
-    "fsdp": "training on several devices is not supported yet",
-    "deepspeed": "training on several devices is not supported yet",
+    "fsdp": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
+    "deepspeed": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
+    "torch_compile": "compiling is not supported yet: every micro-batch has another shape",
 }
 """Keys of TrainingArguments that can not be set under trainer, and what to do instead."""
 LOGGERS = {"none": "", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}

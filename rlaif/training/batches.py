@@ -124,11 +124,11 @@ def grow_trees(rows: Sequence[Row], indexes: Sequence[int], share_prompts: bool 
     return trees
 
 
-def pack(trees: Sequence[Tree]) -> list[list[Tree]]:
-    """Trees into rows no longer than the longest tree (first fit, longest first): dense masks skip nothing, so longer
-    rows would only cost attention."""
+def pack(trees: Sequence[Tree], capacity: int | None = None) -> list[list[Tree]]:
+    """Trees into rows (first fit, longest first) of `capacity`, but never shorter than the longest tree, which is also
+    what they have without it: dense masks skip nothing, so longer rows would only cost attention."""
     ordered = sorted(trees, key=lambda tree: -tree.length)
-    capacity = ordered[0].length if ordered else 0
+    capacity = max(capacity or 0, ordered[0].length if ordered else 0)
     packed: list[list[Tree]] = []
     room: list[int] = []
     for tree in ordered:
@@ -143,11 +143,21 @@ def pack(trees: Sequence[Tree]) -> list[list[Tree]]:
 
 
 def plan_step(
-    rows: Sequence[Row], indexes: Sequence[int], budget: int, *, plain: bool = False, read_last: bool = False
+    rows: Sequence[Row],
+    indexes: Sequence[int],
+    budget: int,
+    *,
+    plain: bool = False,
+    read_last: bool = False,
+    long_rows: bool = False,
 ) -> list[Batch]:
     """The micro-batches of one optimiser step: all of rows[indexes], each micro-batch of at most `budget` positions
     (padding counted) unless one row alone is longer. `plain`: one completion per row, no trees. `read_last`: the last
-    token of each completion is read too, as reward models need it."""
+    token of each completion is read too, as reward models need it. `long_rows`: a micro-batch is one row of many trees,
+    without padding; for attention that skips what trees do not see of each other."""
+    if long_rows and not plain:
+        packed = pack(grow_trees(rows, indexes), budget)
+        return [_tree_batch([trees], read_last) for trees in packed]
     if plain:
         trees = sorted(grow_trees(rows, indexes, share_prompts=False), key=_longest_path, reverse=True)
         units = [[tree] for tree in trees]

@@ -107,9 +107,9 @@ def _cast(head: Head, dtype: torch.dtype) -> Head:
     return Head(head.weight.to(dtype), head.bias.to(dtype) if head.bias is not None else None, head.shape)
 
 
-def _logits(hidden: Tensor, head: Head) -> Tensor:
-    """A fresh (rows, V) tensor of the model's final logits in at least float32; it may be overwritten."""
-    logits = hidden @ head.weight.T
+def _logits(hidden: Tensor, head: Head, buffer: Tensor | None = None) -> Tensor:
+    """The model's final logits, (rows, V), in at least float32, to be overwritten; in `buffer` if it is given."""
+    logits = torch.mm(hidden, head.weight.T, out=buffer[: len(hidden)] if buffer is not None else None)
     if head.bias is not None:
         logits += head.bias
     if logits.dtype in (torch.float16, torch.bfloat16):
@@ -128,10 +128,16 @@ class _Chunk:
     """
 
     def __init__(
-        self, hidden: Tensor, targets: Tensor, head: Head, extras: Sequence[str], reference: tuple[Tensor, Head] | None
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        head: Head,
+        extras: Sequence[str],
+        reference: tuple[Tensor, Head] | None,
+        buffer: Tensor | None = None,
     ) -> None:
         self.targets, self.shape = targets, head.shape
-        logits = _logits(hidden, head)
+        logits = _logits(hidden, head, buffer)
         self.slope = None
         if head.shape.softcap is not None:
             self.slope = 1 - (logits / head.shape.softcap).square_()
@@ -198,10 +204,11 @@ class _ScoreTokens(torch.autograd.Function):
         direct = ctx.needs_input_grad[0] and not wants_head
         direction = torch.empty_like(hidden) if direct else None
         kl_direction = torch.empty_like(hidden) if direct and reference is not None else None
+        buffer = hidden.new_empty(min(rows, len(hidden)), weight.shape[0])
         found: dict[str, list[Tensor]] = {"logps": [], "kl": [], "correct": [], "entropy": [], "collision": []}
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            chunk = _Chunk(hidden[part], targets[part], head, extras, _part(reference, part))
+            chunk = _Chunk(hidden[part], targets[part], head, extras, _part(reference, part), buffer)
             for name, values in found.items():
                 if (value := getattr(chunk, name)) is not None:
                     values.append(value)
@@ -235,9 +242,10 @@ class _ScoreTokens(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
+        buffer = hidden.new_empty(min(ctx.rows, len(hidden)), weight.shape[0])
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
-            chunk = _Chunk(hidden[part], targets[part], head, (), _part(ctx.reference, part))
+            chunk = _Chunk(hidden[part], targets[part], head, (), _part(ctx.reference, part), buffer)
             kl_part = chunk.kl_gradient().mul_(of_kl[part, None]) if chunk.q is not None and of_kl is not None else None
             gradient = chunk.gradient(of_logps[part])
             gradient = (gradient + kl_part if kl_part is not None else gradient).to(weight.dtype)

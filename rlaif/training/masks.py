@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlaif.training.batches import PADDING, Batch
+from rlaif.training.tree_attention import NAME, segments
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -17,12 +18,14 @@ class AttentionPlan:
     """How a model's layers attend, and so which masks its forward is given.
 
     layers: the kinds of layers; window: the sliding window in tokens; additive: masks must be numbers to add to the
-    scores (eager attention) instead of booleans; plain_because: why prompt trees can not be used, None if they can.
+    scores (eager attention) instead of booleans; in_blocks: trees are attended block by block (tree_attention.py);
+    plain_because: why prompt trees can not be used, None if they can.
     """
 
     layers: tuple[str, ...] = ("full_attention",)
     window: int | None = None
     additive: bool = False
+    in_blocks: bool = False
     plain_because: str | None = None
 
     @property
@@ -38,13 +41,14 @@ def attention_plan(config: Any) -> AttentionPlan:
     if types is None and _is_recurrent(text):
         return AttentionPlan(plain_because=f"{text.model_type} has layers that are not attention")
     layers = tuple(sorted(set(types or ["sliding_attention" if window else "full_attention"])))
-    plan = AttentionPlan(layers=layers, window=window, additive=config._attn_implementation == "eager")
+    name = config._attn_implementation
+    plan = AttentionPlan(layers=layers, window=window, additive=name == "eager", in_blocks=name == NAME)
     unknown = set(layers) - KNOWN_LAYERS
     if unknown:
         reason = f"{text.model_type} has layers of the kind {', '.join(sorted(unknown))}"
         return dataclasses.replace(plan, plain_because=reason)
-    if config._attn_implementation not in ("sdpa", "eager"):
-        reason = f"attention '{config._attn_implementation}' takes no ready-made masks"
+    if name not in ("sdpa", "eager", NAME):
+        reason = f"attention '{name}' takes no ready-made masks"
         return dataclasses.replace(plan, plain_because=reason)
     return plan
 
@@ -64,6 +68,9 @@ def model_inputs(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[
         inputs["attention_mask"] = (batch.tree != PADDING).long()
         return inputs
     inputs["position_ids"] = batch.position_ids
+    if plan.in_blocks:
+        inputs["attention_mask"] = segments(batch)
+        return inputs
     seen = tree_mask(batch)
     masks = {kind: seen if kind == "full_attention" else seen & _near(batch, plan.window) for kind in plan.layers}
     if plan.additive or batch.input_ids.device.type == "cpu":

@@ -20,9 +20,11 @@ from rlaif.models import (
 )
 from rlaif.progress import say
 from rlaif.training.config import TrainConfig
+from rlaif.training.fused_layers import fuse_layers
 from rlaif.training.fused_lora import fuse_lora
 from rlaif.training.logps import INITIAL_ADAPTER, patch_forward, patch_reward_forward
 from rlaif.training.masks import AttentionPlan, attention_plan
+from rlaif.training.tree_attention import use_tree_attention
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,25 @@ def load_policy(config: TrainConfig) -> Policy:
     else:
         model = load_model(source, weights, device, quantize=config.quantize)
         patch_forward(model)
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        model.set_attn_implementation("sdpa")
     _switch_dropout_off(model)
-    plan = attention_plan(model.config)
+    plan = fast_plan(model)
     if config.full:
         model.requires_grad_(True)
     else:
         model = _with_adapter(config, model, base.name)
     return Policy(model, plan, base.name, autocast)
+
+
+def fast_plan(model: Any) -> AttentionPlan:
+    """Gives a model the fastest layers and attention it takes for prompt trees; returns how it attends."""
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        model.set_attn_implementation("sdpa")
+    fuse_layers(model)
+    plan = attention_plan(model.config)
+    if plan != AttentionPlan() or next(iter(model.parameters())).device.type != "cpu":
+        return plan
+    use_tree_attention(model)
+    return attention_plan(model.config)
 
 
 def check_base(name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from rlaif.errors import RlaifError
+from rlaif.errors import RlaifError, TrainError
 
 T = TypeVar("T")
 
@@ -42,7 +42,13 @@ def wait() -> None:
 
 
 def start() -> None:
-    """Joins the processes that torchrun or accelerate started, if they did."""
+    """Joins the processes that torchrun or accelerate started, if they did. Raises TrainError for sharded training."""
+    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
+            raise TrainError(
+                f"accelerate was told to use {what}, which is not supported yet: weights can not be sharded over devices; "
+                "use plain data parallelism (accelerate launch --multi_gpu, or torchrun)"
+            )
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or world_size() > 1:
         return
     import torch

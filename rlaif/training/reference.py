@@ -141,7 +141,7 @@ def cached_reference(
     order = sorted(range(len(rows)), key=lambda index: rows[index].prompt)  # rows of one prompt share a tree
     for start in range(0, len(rows), ROWS_PER_PASS):
         part = order[start : start + ROWS_PER_PASS]
-        for batch in plan_step(rows, part, budget * LARGER, plain=plan.is_plain):
+        for batch in plan_step(rows, part, budget * LARGER, plain=plan.is_plain, long_rows=plan.in_blocks):
             for row, sides in _sides(reference.logps(model, batch.to(device)).cpu(), batch).items():
                 logps[row] = sides
         advance(len(part))

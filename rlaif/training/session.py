@@ -21,9 +21,9 @@ from rlaif.training.config import ReferenceConfig, TrainConfig
 from rlaif.training.config.paired import DpoConfig
 from rlaif.training.forward import checked_plan
 from rlaif.training.logps import patch_forward
-from rlaif.training.masks import AttentionPlan, attention_plan
+from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import method_of
-from rlaif.training.policy import Policy, load_policy
+from rlaif.training.policy import Policy, fast_plan, load_policy
 from rlaif.training.ranks import on_first, rank
 from rlaif.training.reference import (
     AdapterOff,
@@ -164,10 +164,8 @@ def _frozen_model(config: ReferenceConfig, name: str, policy: Policy) -> FrozenM
     first = next(policy.model.parameters())
     dtype = str(first.dtype).removeprefix("torch.")
     model = load_model(policy.base if name == config.model else name, dtype, str(first.device))
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        model.set_attn_implementation("sdpa")
     patch_forward(model)
-    return FrozenModel(model, attention_plan(model.config))
+    return FrozenModel(model, fast_plan(model))
 
 
 def _cached(

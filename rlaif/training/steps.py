@@ -81,14 +81,16 @@ def plan(
     *,
     plain: bool = False,
     read_last: bool = False,
+    long_rows: bool = False,
 ) -> Step:
     """The step over rows[indexes]. budget: most tokens of a micro-batch."""
     own = shares(rows, indexes, world_size())[rank()]
-    batches = plan_step(rows, own, budget, plain=plain, read_last=read_last) if own else []
+    shape = {"plain": plain, "read_last": read_last, "long_rows": long_rows}
+    batches = plan_step(rows, own, budget, **shape) if own else []
     n_real = len(batches)
     padding = most(n_real) - n_real
     if padding:
-        filler = batches[:1] or plan_step(rows, indexes[:1], budget, plain=plain, read_last=read_last)
+        filler = batches[:1] or plan_step(rows, indexes[:1], budget, **shape)
         batches += filler * padding
     chosen = tuple(rows[index] for index in indexes)
     return Step(chosen, Counts.of(chosen), [batch.to(device) for batch in batches], n_real)

@@ -95,7 +95,7 @@ class PolicyTrainer(Trainer):
         work = self.work
         return plan(
             work.rows if rows is None else rows, indexes, work.budget, self.args.device,
-            plain=work.plan.is_plain, read_last=self.method.scores_answers,
+            plain=work.plan.is_plain, read_last=self.method.scores_answers, long_rows=work.plan.in_blocks,
         )  # fmt: skip
 
     def _scored(self, model: Any, batch: Batch, rows: Sequence[Row]) -> Scored:

@@ -15,10 +15,20 @@ from rlaif.training.forward import batch_logps, checked_plan
 from rlaif.training.logps import own_logps, patch_forward
 from rlaif.training.masks import attention_plan, model_inputs, tree_mask
 from rlaif.training.methods import Counts, Scored, method_of
+from rlaif.training.policy import fast_plan
 from rlaif.training.rows import Completion, Row
+
+
+def in_blocks() -> Any:
+    """A Llama with attention block by block and fused layers, as it is trained on the CPU."""
+    made = build_llama()
+    assert fast_plan(made).in_blocks
+    return made
+
 
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": build_llama,
+    "llama-blocks": in_blocks,
     "llama-eager": lambda: build_llama(attn_implementation="eager"),
     "gemma3-sliding": lambda: build_gemma3(final_logit_softcapping=4.0),
 }
@@ -45,7 +55,7 @@ def step_logps(model: Any, rows: list[Row], budget: int, plain: bool = False) ->
     """Per-token log-probs by (row, side), through the packed path."""
     plan = attention_plan(model.config)
     found = {}
-    for batch in plan_step(rows, range(len(rows)), budget, plain=plain):
+    for batch in plan_step(rows, range(len(rows)), budget, plain=plain, long_rows=plan.in_blocks):
         logps = batch_logps(model, batch, plan)
         for row, members in zip(batch.layout.rows, batch.layout.members.tolist(), strict=True):
             for side, completion in enumerate(members):
@@ -77,7 +87,8 @@ def gradient(model: Any, rows: list[Row], order: list[int], budget: int, plain: 
     """Loss and gradient of one DPO step."""
     model.zero_grad()
     dpo, total, counts = method("dpo", beta=0.3, label_smoothing=0.1), 0.0, Counts.of([rows[index] for index in order])
-    for batch in plan_step(rows, order, budget, plain=plain):
+    blocks = attention_plan(model.config).in_blocks
+    for batch in plan_step(rows, order, budget, plain=plain, long_rows=blocks):
         loss, _ = dpo.loss(scored(model, rows, batch), counts)
         loss.backward()
         total += loss.item()

@@ -7,7 +7,15 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from rlaif.errors import TrainError
-from rlaif.training.logps import HeadShape, chunked_logps, head_shape, patch_forward
+from rlaif.training.logps import (
+    EXTRAS,
+    Head,
+    HeadShape,
+    chunked_logps,
+    head_shape,
+    patch_forward,
+    score_tokens,
+)
 
 SHAPES = [HeadShape(), HeadShape(scale=0.25), HeadShape(softcap=3.0), HeadShape(scale=2.0, softcap=1.5)]
 
@@ -92,3 +100,41 @@ def test_the_patched_forward_still_gives_logits() -> None:
     before = model(input_ids=ids).logits
     patch_forward(model)
     torch.testing.assert_close(model(input_ids=ids).logits, before)
+
+
+def full_distributions(rows: int = 6, vocabulary: int = 9, width: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    make = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
+    return make(rows, width), torch.randint(vocabulary, (rows,)), make(vocabulary, width), make(rows, width)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("trains_head", [False, True])
+def test_divergence_from_a_reference_equals_the_plain_one(shape: HeadShape, trains_head: bool) -> None:
+    """KL(reference || policy) summed over the vocabulary, with its gradient, and beside it the log-probs."""
+    hidden, targets, weight, other = full_distributions()
+    inputs = [hidden.requires_grad_(), *([weight.requires_grad_()] if trains_head else [])]
+    reference = (other, Head(weight.detach().clone() + 0.1, None, shape))
+    found = score_tokens(hidden, targets, Head(weight, None, shape), reference=reference, chunk_rows=2)
+
+    def log_softmax(states: Tensor, matrix: Tensor) -> Tensor:
+        logits = states @ matrix.T * shape.scale
+        return (shape.softcap * torch.tanh(logits / shape.softcap) if shape.softcap else logits).log_softmax(-1)
+
+    p, q = log_softmax(hidden, weight), log_softmax(other, weight.detach() + 0.1)
+    expected = (q.exp() * (q - p)).sum(-1)
+    torch.testing.assert_close(found["kl"], expected)
+    mixed = (found["kl"] * 2 - found["logps"]).sum()
+    plain_mixed = (expected * 2 - p.gather(1, targets[:, None]).squeeze(1)).sum()
+    for got, wanted in zip(torch.autograd.grad(mixed, inputs), torch.autograd.grad(plain_mixed, inputs), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_entropy_collision_and_accuracy_equal_the_plain_ones() -> None:
+    hidden, targets, weight, _ = full_distributions(40)
+    found = score_tokens(hidden, targets, Head(weight), extras=EXTRAS, chunk_rows=7)
+    logps = (hidden @ weight.T).log_softmax(-1)
+    torch.testing.assert_close(found["entropy"], -(logps.exp() * logps).sum(-1))
+    torch.testing.assert_close(found["collision"], logps.exp().square().sum(-1).log())
+    assert found["correct"].tolist() == (logps.argmax(-1) == targets).double().tolist()
+    assert 0 < found["correct"].sum() < 40

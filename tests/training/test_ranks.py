@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import random_row, write_pairs
 
+from rlaif.errors import TrainError
 from rlaif.training import train
 from rlaif.training.checkpoints import read_metrics
 from rlaif.training.rows import Row
@@ -69,6 +70,12 @@ def test_a_mistake_in_one_process_stops_all(train_config: Any, tmp_path: Path) -
     config = train_config(output=tmp_path / "taken").model_dump(mode="json")
     with pytest.raises(AssertionError, match="holds no training run"):
         in_processes(2, [config])
+
+
+def test_sharded_training_is_refused(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainError, match="accelerate was told to use FSDP, which is not supported yet"):
+        train(train_config())
 
 
 def test_rows_of_a_prompt_stay_together_and_tokens_are_spread() -> None:
