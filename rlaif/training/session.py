@@ -12,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from rlaif.errors import ConfigError, TrainError
+from rlaif.models import fingerprint as fingerprint_of
 from rlaif.models import load_model, load_tokenizer
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
@@ -174,8 +175,8 @@ def _cached(
     """The reference's log-probs from a file, made now if there is none with the same fingerprint."""
     other = config.reference_model
     fingerprint = {
-        "weights": weights_fingerprint(policy.model) if other is None else other,
-        "adapter": str(config.init_adapter) if other is None and config.init_adapter else "",
+        "weights": weights_fingerprint(policy.model) if other is None else f"{other} {fingerprint_of(other)}",
+        "adapter": fingerprint_of(str(config.init_adapter)) or "" if other is None and config.init_adapter else "",
         "rows": Rows(list(rows)).hash(),
         "truncation": config.truncation,
         "max_length": str(config.max_length),

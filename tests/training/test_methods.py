@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,6 @@ def test_going_on_with_an_adapter(run: Any, tmp_path: Path, model_folder: Path) 
 
 
 def test_a_reference_with_other_tokens_is_refused(run: Any, tmp_path: Path, model_folder: Path) -> None:
-    import shutil
-
     from tiny import build_tokenizer
 
     shutil.copytree(model_folder, tmp_path / "other")
@@ -328,3 +327,23 @@ def test_gradient_checkpointing_changes_nothing(run: Any) -> None:
     for changes in ({}, {"full": True}):
         plain = run("dpo", f"plain {changes}", **changes)
         assert_same(plain, run("dpo", f"checkpointed {changes}", gradient_checkpointing=True, **changes))
+
+
+def test_a_cache_is_shared_by_runs_and_not_by_other_references(run: Any, tmp_path: Path, model_folder: Path) -> None:
+    """One file for two betas; another one when the adapter that training starts from was trained anew."""
+
+    def caches() -> set[str]:
+        return {path.name for path in (tmp_path / "reference-cache").iterdir()}
+
+    run("dpo", "first", reference="cached")
+    run("dpo", "second", reference="cached", beta=0.3)
+    assert len(caches()) == 1
+    run("sft", "start")
+    settings = {"reference": "cached", "init_adapter": tmp_path / "start", "lora": {"r": 4, "alpha": 8}}
+    before = run("dpo", "third", **settings)
+    assert len(caches()) == 2
+    shutil.rmtree(tmp_path / "start")
+    run("sft", "start", learning_rate=3e-2)
+    after = run("dpo", "fourth", **settings)
+    assert len(caches()) == 3
+    assert [lines[0]["loss"] for lines in (before, after)] == pytest.approx([LN2, LN2], rel=1e-6)
