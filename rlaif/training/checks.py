@@ -1,8 +1,9 @@
 """Whether the rows are what the method needs, told before any model is loaded."""
 
+import random
 from collections.abc import Sequence
 
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.progress import say
 from rlaif.training.config import TrainConfig
 from rlaif.training.config.paired import DpoConfig
@@ -16,6 +17,7 @@ Unpaired = KtoConfig | BcoConfig | ApoUnpairedConfig
 
 def check_rows(config: TrainConfig, rows: Sequence[Row]) -> None:
     """Raises DataError for rows that the method can not learn from; says what is unwise."""
+    split(rows, config)
     if getattr(config, "use_confidence", False):
         _all_have(config, rows, "confidence", "use_confidence", "calibrated judges write it; else leave it out")
     if isinstance(config, RewardConfig) and config.use_margin:
@@ -56,3 +58,23 @@ def _both_classes(config: Unpaired, rows: Sequence[Row]) -> None:
             f"{desirable} desirable and {undesirable} undesirable answers: weighted, that is {ratio:.2f} to 1, and the "
             f"authors advise 1 to {high:.2f}: set desirable_weight between {least:.2f} and {most:.2f}"
         )
+
+
+def split(rows: Sequence[Row], config: TrainConfig) -> tuple[list[int], list[int]]:
+    """The indexes that are trained on and the held-out ones; the rows of one prompt are on the same side.
+
+    Raises ConfigError if either side would be empty although a share is held out.
+    """
+    prompts = sorted({row.prompt for row in rows})
+    random.Random(config.seed).shuffle(prompts)
+    count = round(len(prompts) * config.validation)
+    if config.validation and not 0 < count < len(prompts):
+        raise ConfigError(
+            f"validation: {config.validation:g} of {len(prompts)} prompts leaves {count} held out and "
+            f"{len(prompts) - count} to train on; choose another share, or use more prompts"
+        )
+    held = set(prompts[:count])
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, row in enumerate(rows):
+        sides[row.prompt in held].append(index)
+    return sides

@@ -1,6 +1,5 @@
 """The part of a run that holds the model: load, check, reference, train, save."""
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,13 +10,14 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from rlaif.errors import ConfigError, TrainError
+from rlaif.errors import TrainError
 from rlaif.models import fingerprint as fingerprint_of
 from rlaif.models import load_model, load_tokenizer
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
 from rlaif.training.arguments import training_arguments
 from rlaif.training.checkpoints import METRICS_FILE, cut_metrics, resume_point
+from rlaif.training.checks import split
 from rlaif.training.config import ReferenceConfig, TrainConfig
 from rlaif.training.config.paired import DpoConfig
 from rlaif.training.forward import checked_plan
@@ -96,26 +96,6 @@ def trainer_of(
         eval_steps=config.eval_steps, follow=follow,
     )  # fmt: skip
     return PolicyTrainer(policy.model, arguments, work, callbacks)
-
-
-def split(rows: Sequence[Row], config: TrainConfig) -> tuple[list[int], list[int]]:
-    """The indexes that are trained on and the held-out ones; the rows of one prompt are on the same side.
-
-    Raises ConfigError if either side would be empty although a share is held out.
-    """
-    prompts = sorted({row.prompt for row in rows})
-    random.Random(config.seed).shuffle(prompts)
-    count = round(len(prompts) * config.validation)
-    if config.validation and not 0 < count < len(prompts):
-        raise ConfigError(
-            f"validation: {config.validation:g} of {len(prompts)} prompts leaves {count} held out and "
-            f"{len(prompts) - count} to train on; choose another share, or use more prompts"
-        )
-    held = set(prompts[:count])
-    sides: tuple[list[int], list[int]] = ([], [])
-    for index, row in enumerate(rows):
-        sides[row.prompt in held].append(index)
-    return sides
 
 
 def token_budget(config: TrainConfig, device: torch.device) -> int:

@@ -347,3 +347,11 @@ def test_a_cache_is_shared_by_runs_and_not_by_other_references(run: Any, tmp_pat
     after = run("dpo", "fourth", **settings)
     assert len(caches()) == 3
     assert [lines[0]["loss"] for lines in (before, after)] == pytest.approx([LN2, LN2], rel=1e-6)
+
+
+def test_a_validation_share_that_leaves_a_side_empty_is_refused(train_config: Any) -> None:
+    from rlaif.errors import ConfigError
+
+    for share, told in ((0.99, "11 held out and 0 to train on"), (0.01, "0 held out and 11 to train on")):
+        with pytest.raises(ConfigError, match=told):
+            train(train_config(validation=share))
