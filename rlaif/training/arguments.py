@@ -43,6 +43,7 @@ OWNED = {
     "neftune_noise_alpha": "the noise would reach the reference too",
     "fsdp": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
     "deepspeed": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
+    "push_to_hub": "upload the finished run folder, as with 'hf upload'",
     "torch_compile": "compiling is not supported yet: every micro-batch has another shape",
 }
 """Keys of TrainingArguments that can not be set under trainer, and what to do instead."""
@@ -56,14 +57,16 @@ def check_trainer_keys(config: TrainConfig) -> None:
         return
     from transformers import TrainingArguments
 
-    allowed = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
+    allowed = {item.name: item.default for item in dataclasses.fields(TrainingArguments) if item.init}
     problems = []
-    for key in config.trainer:
+    for key, value in config.trainer.items():
         if key in OWNED:
             problems.append(f"trainer.{key} can not be set here: {OWNED[key]}")
         elif key not in allowed:
             near = did_you_mean(key, allowed - OWNED.keys())
             problems.append(f"unknown key 'trainer.{key}'{near}: not a key of transformers.TrainingArguments")
+        elif _is_number(allowed[key]) and not _is_number(_from_yaml(value)):
+            problems.append(f"trainer.{key}: expected a number, found {value!r}")
     loggers = config.trainer.get("report_to") or []
     for logger in [loggers] if isinstance(loggers, str) else loggers if isinstance(loggers, list) else [loggers]:
         if logger not in LOGGERS:
@@ -72,6 +75,18 @@ def check_trainer_keys(config: TrainConfig) -> None:
             problems.append(f"trainer.report_to: {logger} is not installed; install it with: pip install {logger}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _from_yaml(value: object) -> object:
+    """A number that YAML reads as a text, as 1e-8 without a dot, as the number; everything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def training_arguments(config: TrainConfig, checkpoints: Path, *, autocast: bool) -> Any:
@@ -107,7 +122,7 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, autocast: bool
         "use_cpu": not torch.cuda.is_available(),
     }
     try:
-        arguments = TrainingArguments(**{**ours, **config.trainer})
+        arguments = TrainingArguments(**{**ours, **{key: _from_yaml(value) for key, value in config.trainer.items()}})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {error}") from None
     # One process drives one device; without this, transformers would wrap the model for every visible GPU.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from rlaif.errors import TrainError
+from rlaif.errors import ConfigError, TrainError
 from rlaif.progress import say
 from rlaif.records import write_text
 from rlaif.training.batches import Batch, merge
@@ -70,6 +70,13 @@ class PolicyTrainer(Trainer):
                 assert isinstance(self.work.reference, FrozenModel)
                 self.work.reference.load(checkpoint)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer. Raises ConfigError for numbers it does not take."""
+        try:
+            return super().create_optimizer(model)
+        except ValueError as error:
+            raise ConfigError(f"trainer: the optimizer refuses its settings: {error}") from None
 
     def get_train_dataloader(self) -> StepLoader:
         """The whole step's rows in every process: a step divides itself among them."""

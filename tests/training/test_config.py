@@ -133,6 +133,15 @@ def test_trainer_keys_unknown_or_owned_are_told_at_once() -> None:
     assert "trainer.gradient_accumulation_steps can not be set here: a step is split by tokens" in str(caught.value)
 
 
+def test_trainer_values_that_are_no_numbers_and_numbers_no_optimizer_takes(train_config: Any) -> None:
+    from rlaif.training import train
+
+    with pytest.raises(ConfigError, match=r"trainer.max_grad_norm: expected a number, found 'abc'"):
+        train(train_config(trainer={"max_grad_norm": "abc"}))
+    with pytest.raises(ConfigError, match=r"the optimizer refuses its settings: Invalid beta parameter"):
+        train(train_config(trainer={"adam_beta1": 7.0}))
+
+
 def test_the_owned_keys_are_keys_of_transformers() -> None:
     import dataclasses
 
@@ -144,6 +153,8 @@ def test_the_owned_keys_are_keys_of_transformers() -> None:
 def test_trainer_keys_reach_transformers(tmp_path: Path) -> None:
     from rlaif.training.arguments import training_arguments
 
+    small = load_preset("dpo", **NEEDED, trainer={"adam_epsilon": "1e-7"})  # as YAML reads it
+    assert training_arguments(small, tmp_path, autocast=False).adam_epsilon == 1e-7
     config = load_preset("dpo", **NEEDED, trainer={"adam_beta2": 0.95, "weight_decay": 0.1, "max_steps": 7})
     arguments = training_arguments(config, tmp_path, autocast=False)
     assert (arguments.adam_beta2, arguments.weight_decay, arguments.max_steps) == (0.95, 0.1, 7)
