@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlaif.records import read_json_lines
+from rlaif.inputs import read_rows
 from rlaif.training.config import TrainConfig
 
 
 def judges_of(data: Path) -> list[str]:
     """'name (model)' of every judge in the provenance of the pairs, sorted; empty if the rows have none."""
     found = set()
-    for _, row in read_json_lines(data):
+    for _, row in read_rows(str(data)):
         provenance = row.get("provenance")
         judges = provenance.get("judges") if isinstance(provenance, dict) else None
         for judge in judges if isinstance(judges, list) else []:
