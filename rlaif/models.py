@@ -72,7 +72,7 @@ def load_reward_model(name: str, dtype: str = "auto", device: str | None = None)
     """A reward model (a sequence classifier with one label) in evaluation mode. From a causal language model it is made
     with a new, random head; from the adapter of a reward model, merged into its base.
 
-    dtype, device: as for load_model. The tokenizer's padding token is set where the model has none.
+    dtype, device: as for load_model. Its padding token is that of `reward_padding`.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -91,11 +91,26 @@ def load_reward_model(name: str, dtype: str = "auto", device: str | None = None)
         )
     if name.endswith(".gguf"):
         _forget_quantization(model)
-    if model.config.get_text_config().pad_token_id is None:
-        tokenizer = load_tokenizer(name)
-        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        model.config.get_text_config().pad_token_id = padding
+    model.config.get_text_config().pad_token_id = reward_padding(load_tokenizer(name))
     return model.to(device).eval()
+
+
+def reward_padding(tokenizer: Any) -> int:
+    """The padding token of a reward model: the tokenizer's own, unless that also ends a turn.
+
+    transformers scores the last token that is no padding, and an answer's score is that of its last token, which ends the
+    turn. Raises EngineError for a tokenizer with no other special token.
+    """
+    ends = tokenizer.eos_token_id
+    added = [token for token, item in tokenizer.added_tokens_decoder.items() if item.special]
+    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids, *added]
+    found = next((token for token in special if token is not None and token != ends), None)
+    if found is None:
+        raise EngineError(
+            f"{tokenizer.name_or_path}: has no special token but the one that ends a turn, so answers can not be padded "
+            "for a reward model; add a padding token to its tokenizer"
+        )
+    return int(found)
 
 
 def _quantization(quantize: Literal["none", "4bit", "8bit"], dtype: str) -> dict[str, Any]:

@@ -25,11 +25,10 @@ def model_card(
     base: str,
     data_hash: str,
     judges: list[str],
-    n_rows: int,
-    n_skipped: int,
+    counts: Mapping[str, int],
     metrics: Mapping[str, float],
 ) -> str:
-    """The card as Markdown with the hub's front matter."""
+    """The card as Markdown with the hub's front matter. counts: of the rows, by what became of them."""
     kind = "all weights" if config.full else f"a LoRA adapter of rank {config.lora.r}"
     front = ["---", f"base_model: {json.dumps(base)}", "library_name: " + ("transformers" if config.full else "peft")]
     front += ["pipeline_tag: text-generation", "tags:", "- rlaif", f"- {config.method}"]
@@ -49,7 +48,7 @@ def model_card(
         "| | |",
         "|---|---|",
         f"| data | `{config.data}` (SHA-256 {data_hash}) |",
-        f"| rows | {n_rows} used, {n_skipped} left out (skipped.jsonl) |",
+        f"| rows | {', '.join(f'{count} {what}' for what, count in counts.items())} (skipped.jsonl) |",
         f"| judges | {', '.join(judges) or 'not recorded in the data'} |",
         f"| seed | {config.seed} |",
         "",

@@ -82,8 +82,9 @@ def checked_plan(
         model.train(was_training)
     if problem is not None:
         raise TrainError(
-            f"the log-probs of the first batch are not those of the model's own logits ({problem}); this model scales "
-            "or changes its logits in a way that is not known here, so it can not be trained: please report its name"
+            f"the {'scores' if rewards else 'log-probs'} of the first batch are not those of the model's own "
+            f"{'forward' if rewards else 'logits'} ({problem}); this model changes them in a way that is not known here, "
+            "so it can not be trained: please report its name"
         )
     return chosen
 

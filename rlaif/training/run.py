@@ -13,7 +13,7 @@ from rlaif.records import write_text
 from rlaif.training.arguments import check_trainer_keys
 from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
-from rlaif.training.checks import check_rows
+from rlaif.training.checks import check_rows, split
 from rlaif.training.config import DataKind, TrainConfig, load_preset
 from rlaif.training.config.paired import SpinConfig
 from rlaif.training.curves import CURVES_FILE, draw_curves
@@ -99,9 +99,11 @@ def _finish(config: TrainConfig, base: str, data_hash: str, rows: Rows, manifest
     draw_curves(lines, config.output / CURVES_FILE, f"{config.method}: {config.output.name}")
     if (warning := displacement(lines)) is not None:
         say(warning)
-    card = model_card(config, base, data_hash, judges_of(config.data), len(rows.rows), len(rows.skipped), metrics)
+    trained, held_out = (len(side) for side in split(rows.rows, config))
+    counts = {"used": trained, "held out": held_out, "left out": len(rows.skipped)}
+    card = model_card(config, base, data_hash, judges_of(config.data), counts, metrics)
     write_text(config.output / "README.md", card)
-    manifest.update(finished=True, rows=len(rows.rows), skipped=len(rows.skipped))
+    manifest.update(finished=True, rows=trained, skipped=len(rows.skipped))
     write_manifest(config.output, manifest)
 
 
@@ -140,7 +142,7 @@ def dry_run(config: TrainConfig) -> DryRun:
         tokens=sum(len(row.prompt) + row.completion_tokens for row in rows.rows),
         completion_tokens=sum(row.completion_tokens for row in rows.rows),
         longest_tokens=max(len(row.prompt) + max(map(len, row.completions)) for row in rows.rows),
-        steps=config.total_steps(len(rows.rows)),
+        steps=config.total_steps(len(split(rows.rows, config)[0])),
         trainable_parameters=_trainable_parameters(config),
     )
 

@@ -12,7 +12,7 @@ from transformers.integrations import TensorBoardCallback
 
 from rlaif.errors import TrainError
 from rlaif.models import fingerprint as fingerprint_of
-from rlaif.models import load_model, load_tokenizer
+from rlaif.models import load_model, load_tokenizer, reward_padding
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
 from rlaif.training.arguments import training_arguments
@@ -185,4 +185,7 @@ def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
         policy.model.save_pretrained(str(folder), selected_adapters=["default"])
     else:
         policy.model.save_pretrained(str(folder))
-    load_tokenizer(config.model).save_pretrained(str(folder))
+    tokenizer = load_tokenizer(config.model)
+    if trainer.method.scores_answers:
+        tokenizer.pad_token_id = reward_padding(tokenizer)
+    tokenizer.save_pretrained(str(folder))

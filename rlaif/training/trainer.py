@@ -78,6 +78,20 @@ class PolicyTrainer(Trainer):
         except ValueError as error:
             raise ConfigError(f"trainer: the optimizer refuses its settings: {error}") from None
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of transformers, but that a warm-up of w steps starts at 1 / (w + 1) instead of 0: a step with a
+        learning rate of 0 would learn nothing, and it may be the only one."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if warmup and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            scheduler.lr_lambdas = [_warmed_up(own, warmup) for own in scheduler.lr_lambdas]
+            for group, initial, rate in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = initial * rate(0)
+            scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        return scheduler
+
     def get_train_dataloader(self) -> StepLoader:
         """The whole step's rows in every process: a step divides itself among them."""
         return StepLoader(self.work.trained, self.args.per_device_train_batch_size, self.args.seed)
@@ -277,6 +291,11 @@ class PolicyTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts padded positions."""
         return 0
+
+
+def _warmed_up(own: Callable[[int], float], warmup: int) -> Callable[[int], float]:
+    """A schedule's factor for each step, with a warm-up that does not start at 0."""
+    return lambda step: (step + 1) / (warmup + 1) if step < warmup else own(step)
 
 
 def _joined(parts: Sequence[Scored], logps: Sequence[Tensor], device: torch.device) -> Scored:

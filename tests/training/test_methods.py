@@ -355,3 +355,49 @@ def test_a_validation_share_that_leaves_a_side_empty_is_refused(train_config: An
     for share, told in ((0.99, "11 held out and 0 to train on"), (0.01, "0 held out and 11 to train on")):
         with pytest.raises(ConfigError, match=told):
             train(train_config(validation=share))
+
+
+def test_a_warm_up_starts_above_zero(run: Any) -> None:
+    """A warm-up of 1 step has the rates 1/2 and 1 of the peak: the first step, perhaps the only one, learns."""
+    lines = run("dpo", trainer={"max_steps": 2, "warmup_steps": 1, "lr_scheduler_type": "constant_with_warmup"})
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.5e-2, 1e-2])
+    assert lines[1]["loss"] < LN2
+
+
+def test_a_reward_model_whose_padding_ends_a_turn_gets_another(run: Any, tmp_path: Path, model_folder: Path) -> None:
+    """As SmolLM2, whose padding is <|im_end|>: transformers would score the token before the end of the answer."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "padded"
+    shutil.copytree(model_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "pad_token_id": tokenizer.eos_token_id}))
+    run("rm", model=str(folder))
+    saved = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert saved.pad_token_id != saved.eos_token_id
+    assert load_reward_model(str(tmp_path / "run")).config.pad_token_id == saved.pad_token_id
+
+
+def test_held_out_rows_are_not_counted_as_trained(train_config: Any) -> None:
+    from rlaif.training import dry_run
+
+    config = train_config(validation=0.3, batch_size=4)
+    plan, result = dry_run(config), train(config)
+    assert (plan.steps, result.steps, result.rows) == (2, 2, 8)
+    assert "8 used, 3 held out, 0 left out" in (config.output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_a_run_on_other_kinds_of_files_finishes(train_config: Any, tmp_path: Path, suffix: str) -> None:
+    import pandas
+
+    rows = pandas.DataFrame([{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(6)])
+    path = tmp_path / f"pairs.{suffix}"
+    write = {"csv": lambda: rows.to_csv(path, index=False), "json": lambda: rows.to_json(path, orient="records"),
+             "parquet": lambda: rows.to_parquet(path)}  # fmt: skip
+    write[suffix]()
+    assert train(train_config(data=path)).rows == 6
+    assert (tmp_path / "run/README.md").is_file()
