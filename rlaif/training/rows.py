@@ -16,6 +16,7 @@ from rlaif.chat import FIXED_KEYWORDS, Piece, encode_all, render_pieces, render_
 from rlaif.errors import DataError, EngineError, TrainError
 from rlaif.training.config import Truncation
 from rlaif.training.formats import Example
+from rlaif.types import Messages
 
 BATCH_EXAMPLES = 512
 
@@ -163,7 +164,28 @@ def _render(
         return _Skip(str(error))
     if not all(map(_is_unicode, text.parts)):
         return _Skip("the text holds half of a character (a lone surrogate), which has no tokens")
+    if hidden := _hidden(example, text):
+        return _Skip(f"the chat template does not show the tool {hidden}; use a model whose template knows tools")
     return text
+
+
+def _hidden(example: Example, text: _Text) -> str:
+    """The first tool that the row offers or calls and whose name is not in the text; empty if all are there."""
+    prompt = [*map(_tool_name, example.tools), *_called(example.prompt)]
+    shown = [(prompt, text.prompt)]
+    for turns, pieces in zip(example.completions, text.completions, strict=True):
+        shown.append((_called(turns), "".join(piece.text for piece in pieces)))
+    return next((name for names, where in shown for name in names if name not in where), "")
+
+
+def _called(turns: Messages) -> list[str]:
+    return [_tool_name(call) for turn in turns for call in turn.as_dict().get("tool_calls") or ()]
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool or of a call, in the nested form of OpenAI or flat."""
+    inner = tool.get("function")
+    return str((inner if isinstance(inner, Mapping) else tool).get("name", ""))
 
 
 def _unfit(example: Example) -> str:

@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: threads only wait for each other, most of all on a busy machine
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as `one_thread` for this one
 
 import torch
 
@@ -17,6 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import build_llama, build_tokenizer, random_row, write_pairs
 
 from rlaif.training.rows import Row
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: threads only wait for each other, most of all on a busy machine. And a run is the same bit for bit
+    only with as many threads, so this process must have as many as those that it starts, whoever loaded torch first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -393,3 +393,14 @@ def test_every_published_dialogue_becomes_a_row(real_model_folder: Path, tmp_pat
             for completion in row.completions:
                 assert completion.ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
                 assert not any("user\n" in text for text in learned_texts(tokenizer, completion))
+
+
+def test_tools_that_the_template_does_not_show_are_told(tokenizer: Any, tmp_path: Path) -> None:
+    """ChatML knows no tools: an answer that is a tool call would be an empty one, and the offer of a tool unseen."""
+    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "tea"}}}
+    called = pair(id="called", chosen=[{"role": "assistant", "content": "", "tool_calls": [call]}])
+    offered = pair(id="offered", tools=[{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
+    rows = tokenized(tokenizer, write(tmp_path, pair(), called, offered))
+    assert [row.id for row in rows.rows] == ["p"]
+    assert [row.id for row in rows.skipped] == ["called", "offered"]
+    assert all("does not show the tool look_up" in row.reason for row in rows.skipped)
