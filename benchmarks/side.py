@@ -22,11 +22,14 @@ def read_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("steps", type=int)
     parser.add_argument("threads", type=int)
     parser.add_argument("--checkpointing", action="store_true", help="TRL only: with gradient checkpointing")
+    parser.add_argument("--without-onednn", action="store_true", help="torch's own matrix products")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.task = TASKS[options.task]
     options.rows = options.task.rows(TINY if options.tiny else 1)
     torch.set_num_threads(options.threads)
+    if options.without_onednn:
+        torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
     return options
 
 

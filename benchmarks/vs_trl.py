@@ -55,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="rounds; in each, every side runs once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpointing", action="store_true", help="also TRL with its default gradient checkpointing")
+    parser.add_argument("--without-onednn", action="store_true", help="both sides with torch's own matrix products")
     parser.add_argument("--min-speedup", type=float, default=0.0, help="exit status 3 below this, in any task")
     parser.add_argument("--max-memory", type=float, default=math.inf, help="exit status 3 above this ratio")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
@@ -65,6 +66,7 @@ def run_task(task: Task, options: argparse.Namespace) -> dict[str, list[Result]]
     """The results of each side, one a round."""
     arguments = [task.name, options.model, str(1 + options.steps), str(options.threads)]
     arguments += ["--tiny"] if options.tiny else []
+    arguments += ["--without-onednn"] if options.without_onednn else []
     sides = {"rlaif": [sys.executable, "-m", "benchmarks.our_side", *arguments]}
     if task.peer:
         sides["TRL"] = [options.trl_python, "-m", "benchmarks.trl_side", *arguments]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlaif.training.products import product
+
 
 def fuse_lora(model: Any) -> int:
     """Replaces the forward of every plain LoRA layer of a peft model; returns how many there are.
@@ -61,8 +63,10 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        low_rank = rows @ a.t()
-        result = torch.nn.functional.linear(rows, weight, bias)
+        low_rank = product(rows, a.t())
+        result = product(rows, weight.t())
+        if bias is not None:
+            result += bias
         result.addmm_(low_rank, b.t(), alpha=scaling)
         ctx.save_for_backward(rows, weight, a, b, low_rank)
         ctx.scaling = scaling
@@ -72,12 +76,12 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low_rank = ctx.saved_tensors
         grad_rows = grad.reshape(-1, grad.shape[-1])
-        grad_low_rank = (grad_rows @ b) * ctx.scaling
-        grad_a = grad_low_rank.t() @ rows
-        grad_b = (grad_rows.t() @ low_rank) * ctx.scaling
+        grad_low_rank = product(grad_rows, b).mul_(ctx.scaling)
+        grad_a = product(grad_low_rank.t(), rows)
+        grad_b = product(low_rank.t(), grad_rows).mul_(ctx.scaling).t()
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_rows @ weight
+            grad_x = product(grad_rows, weight)
             grad_x.addmm_(grad_low_rank, a)
             grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
         return grad_x, None, None, grad_a, grad_b, None

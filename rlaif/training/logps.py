@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlaif.errors import TrainError
+from rlaif.training.products import product
 from rlaif.training.rows import Completion
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
@@ -107,9 +108,9 @@ def _cast(head: Head, dtype: torch.dtype) -> Head:
     return Head(head.weight.to(dtype), head.bias.to(dtype) if head.bias is not None else None, head.shape)
 
 
-def _logits(hidden: Tensor, head: Head, buffer: Tensor | None = None) -> Tensor:
-    """The model's final logits, (rows, V), in at least float32, to be overwritten; in `buffer` if it is given."""
-    logits = torch.mm(hidden, head.weight.T, out=buffer[: len(hidden)] if buffer is not None else None)
+def _logits(hidden: Tensor, head: Head) -> Tensor:
+    """The model's final logits, (rows, V), in at least float32, to be overwritten."""
+    logits = product(hidden, head.weight.t())
     if head.bias is not None:
         logits += head.bias
     if logits.dtype in (torch.float16, torch.bfloat16):
@@ -134,10 +135,9 @@ class _Chunk:
         head: Head,
         extras: Sequence[str],
         reference: tuple[Tensor, Head] | None,
-        buffer: Tensor | None = None,
     ) -> None:
         self.targets, self.shape = targets, head.shape
-        logits = _logits(hidden, head, buffer)
+        logits = _logits(hidden, head)
         self.slope = None
         if head.shape.softcap is not None:
             self.slope = 1 - (logits / head.shape.softcap).square_()
@@ -204,18 +204,18 @@ class _ScoreTokens(torch.autograd.Function):
         direct = ctx.needs_input_grad[0] and not wants_head
         direction = torch.empty_like(hidden) if direct else None
         kl_direction = torch.empty_like(hidden) if direct and reference is not None else None
-        buffer = hidden.new_empty(min(rows, len(hidden)), weight.shape[0])
         found: dict[str, list[Tensor]] = {"logps": [], "kl": [], "correct": [], "entropy": [], "collision": []}
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            chunk = _Chunk(hidden[part], targets[part], head, extras, _part(reference, part), buffer)
+            chunk = _Chunk(hidden[part], targets[part], head, extras, _part(reference, part))
             for name, values in found.items():
                 if (value := getattr(chunk, name)) is not None:
                     values.append(value)
             if kl_direction is not None:
-                kl_direction[part] = chunk.kl_gradient().to(weight.dtype) @ weight
+                kl_direction[part] = product(chunk.kl_gradient().to(weight.dtype), weight)
             if direction is not None:
-                direction[part] = chunk.gradient().to(weight.dtype) @ weight
+                direction[part] = product(chunk.gradient().to(weight.dtype), weight)
+            del chunk  # before the next one's logits exist
         ctx.direct, ctx.shape, ctx.rows, ctx.reference = direct, shape, rows, reference
         if direction is not None:
             ctx.save_for_backward(direction, kl_direction)
@@ -242,15 +242,14 @@ class _ScoreTokens(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
-        buffer = hidden.new_empty(min(ctx.rows, len(hidden)), weight.shape[0])
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
-            chunk = _Chunk(hidden[part], targets[part], head, (), _part(ctx.reference, part), buffer)
+            chunk = _Chunk(hidden[part], targets[part], head, (), _part(ctx.reference, part))
             kl_part = chunk.kl_gradient().mul_(of_kl[part, None]) if chunk.q is not None and of_kl is not None else None
             gradient = chunk.gradient(of_logps[part])
             gradient = (gradient + kl_part if kl_part is not None else gradient).to(weight.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = gradient @ weight
+                grad_hidden[part] = product(gradient, weight)
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T, hidden[part])
             if grad_bias is not None:
