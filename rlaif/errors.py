@@ -50,6 +50,11 @@ class QualityGateError(RlaifError):
         self.result = result
 
 
+def on_one_line(error: Exception) -> str:
+    """The kind of an error of some library and the start of its message, for use inside a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

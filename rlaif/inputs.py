@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from rlaif.types import Message, Messages, Prompt, prompt_content_id
 PROMPT_KEYS = ("prompt", "messages", "conversations", "instruction", "question", "query", "text")
 """Where a row may hold its prompt, in this order. `instruction` may be followed by `input`."""
 USED_KEYS = {*PROMPT_KEYS, "id", "system", "metadata", "input"}
+DATA_SET_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[^/]+)?")
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
 TURN_NAMES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 
 
@@ -91,28 +94,38 @@ def prompt_from_row(row: dict[str, Any], where: str) -> tuple[Prompt, bool]:
     return Prompt.from_messages(messages, id=given_id, metadata=metadata), removed
 
 
-def read_rows(source: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (where it stands, row) for each row of a JSONL, JSON, CSV or Parquet file, or of a data set name.
+def read_rows(source: str | Path, *, texts: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where it stands, row) for each row of a JSONL, JSON, CSV or Parquet file, or of a data set.
 
-    A data set is named as `datasets` knows it, with its split after a colon. Raises DataError naming file and line.
+    A data set is named as `datasets` knows it, or by a folder it was saved in, with its split after a colon. texts: a
+    JSON list may hold texts, which are prompts. Raises DataError naming file and line.
     """
     name, path = str(source), Path(source)
     if path.suffix in (".jsonl", ".ndjson"):
         yield from ((f"{path}:{number}", row) for number, row in read_json_lines(path))
     elif path.suffix == ".json":
-        yield from _json_rows(path)
+        yield from _json_rows(path, texts)
     elif path.suffix == ".csv":
         yield from _csv_rows(path)
     elif path.suffix == ".parquet":
         _must_exist(path)
         yield from _dataset_rows("parquet", name, data_files=name)
+    elif _is_saved_data_set(name):
+        yield from _saved_rows(name)
     elif path.exists():
         raise DataError(f"{path}: unknown kind of file '{path.suffix}'; allowed: .jsonl .json .csv .parquet .txt")
-    elif path.suffix or name.startswith((".", "/")):
+    elif (path.suffix or name.startswith((".", "/"))) and not is_data_set(name):
         raise DataError(f"{path}: no such file")
     else:
         dataset, _, split = name.partition(":")
         yield from _dataset_rows(dataset, name, split=split or "train")
+
+
+def is_data_set(source: str | Path) -> bool:
+    """Whether this is the name of a data set (owner/name, owner/name:split) and no file, or a folder that holds one."""
+    name, path = str(source), Path(source)
+    is_name = DATA_SET_NAME.fullmatch(name) and path.suffix not in FILE_SUFFIXES and not path.exists()
+    return bool(is_name) or _is_saved_data_set(name)
 
 
 def _prompts(source: str | Path | Iterable[str | Prompt], result: PromptSet) -> Iterator[tuple[str, Prompt]]:
@@ -124,7 +137,7 @@ def _prompts(source: str | Path | Iterable[str | Prompt], result: PromptSet) -> 
     if path.suffix == ".txt":
         yield from _text_lines(path)
         return
-    for where, row in read_rows(source):
+    for where, row in read_rows(source, texts=True):
         prompt, removed = prompt_from_row(row, where)
         result.answers_removed += removed
         yield where, prompt
@@ -136,20 +149,24 @@ def _text_lines(path: Path) -> Iterator[tuple[str, Prompt]]:
             yield f"{path}:{number}", Prompt.from_text(line.strip())
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path, texts: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         data = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(data, list):
-        raise DataError(f"{path}: expected a JSON list of prompts, found {type(data).__name__}")
+        raise DataError(f"{path}: expected a JSON list of rows, found {_json_kind(data)}")
     for number, row in enumerate(data, start=1):
         where = f"{path}: entry {number}"
-        if isinstance(row, str):
+        if isinstance(row, str) and texts:
             row = {"prompt": row}
         if not isinstance(row, dict):
-            raise DataError(f"{where}: expected an object or a text, found {type(row).__name__}")
+            raise DataError(f"{where}: expected an object{' or a text' if texts else ''}, found {_json_kind(row)}")
         yield where, row
+
+
+def _json_kind(value: object) -> str:
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)[:60]
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -168,11 +185,43 @@ def _dataset_rows(dataset: str, name: str, **arguments: Any) -> Iterator[tuple[s
     try:
         rows = load_dataset(dataset, **arguments)
     except Exception as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{name}: neither a file here nor a data set that `datasets` can load ({first_line}); "
-            "a split is named after a colon, as in org/name:train"
-        ) from None
+        raise DataError(f"{name}: {_not_loaded(error, is_file='data_files' in arguments)}") from None
+    for number, row in enumerate(rows):
+        yield f"{name}: row {number}", dict(row)
+
+
+def _not_loaded(error: Exception, is_file: bool) -> str:
+    """Why `datasets` could not load something, and what to do."""
+    from datasets.exceptions import DatasetNotFoundError
+
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if is_file:
+        return f"can not be read: {first_line}"
+    if isinstance(error, ConnectionError):
+        return f"neither a file here nor a data set that can be had: the hub can not be reached ({first_line})"
+    if isinstance(error, DatasetNotFoundError):
+        return f"neither a file here nor a data set ({first_line}); a private one needs: hf auth login"
+    return f"the data set can not be loaded ({first_line}); a split is named after a colon, as in owner/name:train"
+
+
+def _is_saved_data_set(name: str) -> bool:
+    """Whether the name, with or without a split, is that of a folder that `save_to_disk` wrote."""
+    folder = Path(name.partition(":")[0])
+    return any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
+
+
+def _saved_rows(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    from datasets import DatasetDict, load_from_disk
+
+    folder, _, split = name.partition(":")
+    try:
+        rows = load_from_disk(folder)
+    except Exception as error:
+        raise DataError(f"{name}: {_not_loaded(error, is_file=True)}") from None
+    if isinstance(rows, DatasetDict):
+        if (split or "train") not in rows:
+            raise DataError(f"{name}: has no split '{split or 'train'}'; its splits: {', '.join(map(str, rows))}")
+        rows = rows[split or "train"]
     for number, row in enumerate(rows):
         yield f"{name}: row {number}", dict(row)
 

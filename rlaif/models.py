@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from rlaif.errors import EngineError
+from rlaif.errors import EngineError, missing_extra
 
 ADAPTER_FILE = "adapter_config.json"
+Bits = Literal["none", "4bit", "8bit"]
 
 
 def adapter_base(name: str) -> str | None:
@@ -36,15 +37,23 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(**_source(name))
 
 
-def load_model(
-    name: str, dtype: str = "auto", device: str | None = None, *, quantize: Literal["none", "4bit", "8bit"] = "none"
-) -> Any:
+def load_config(name: str) -> Any:
+    """The configuration of a model folder or hub name; of an adapter, its base's."""
+    from transformers import AutoConfig
+
+    base = adapter_base(name)
+    if base is not None:
+        return load_config(base)
+    with _loading(name):
+        return AutoConfig.from_pretrained(**_source(name))
+
+
+def load_model(name: str, dtype: str = "auto", device: str | None = None, *, quantize: Bits = "none") -> Any:
     """A causal language model in evaluation mode on `device` (CUDA if there is one). An adapter is merged into its base.
 
     dtype: 'auto' (bfloat16 on CUDA, float32 on the CPU) or a torch dtype name. quantize: hold the weights of a whole
     model in so many bits, with bitsandbytes.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     device = device or default_device()
@@ -58,7 +67,7 @@ def load_model(
     with _loading(name):
         model = AutoModelForCausalLM.from_pretrained(
             **_source(name),
-            dtype=getattr(torch, resolve_dtype(dtype, device)),
+            **_number_format(dtype, device),
             **_quantization(quantize, resolve_dtype(dtype, device)),
         )
     if quantize != "none":
@@ -68,13 +77,12 @@ def load_model(
     return model.to(device).eval()
 
 
-def load_reward_model(name: str, dtype: str = "auto", device: str | None = None) -> Any:
+def load_reward_model(name: str, dtype: str = "auto", device: str | None = None, *, quantize: Bits = "none") -> Any:
     """A reward model (a sequence classifier with one label) in evaluation mode. From a causal language model it is made
     with a new, random head; from the adapter of a reward model, merged into its base.
 
-    dtype, device: as for load_model. Its padding token is that of `reward_padding`.
+    dtype, device, quantize: as for load_model. Its padding token is that of `reward_padding`.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     device = device or default_device()
@@ -87,11 +95,16 @@ def load_reward_model(name: str, dtype: str = "auto", device: str | None = None)
         return merged.eval()
     with _loading(name):
         model = AutoModelForSequenceClassification.from_pretrained(
-            **_source(name), dtype=getattr(torch, resolve_dtype(dtype, device)), num_labels=1
+            **_source(name),
+            **_number_format(dtype, device),
+            **_quantization(quantize, resolve_dtype(dtype, device)),
+            num_labels=1,
         )
+    model.config.get_text_config().pad_token_id = reward_padding(load_tokenizer(name))
+    if quantize != "none":
+        return model.eval()
     if name.endswith(".gguf"):
         _forget_quantization(model)
-    model.config.get_text_config().pad_token_id = reward_padding(load_tokenizer(name))
     return model.to(device).eval()
 
 
@@ -113,14 +126,14 @@ def reward_padding(tokenizer: Any) -> int:
     return int(found)
 
 
-def _quantization(quantize: Literal["none", "4bit", "8bit"], dtype: str) -> dict[str, Any]:
+def _quantization(quantize: Bits, dtype: str) -> dict[str, Any]:
     """The keywords of from_pretrained that quantise. Raises EngineError where bitsandbytes is missing."""
     import importlib.util
 
     if quantize == "none":
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise EngineError("quantize: bitsandbytes is not installed; install it with: pip install bitsandbytes")
+        raise missing_extra("quantize: bitsandbytes", "quantize")
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -169,6 +182,15 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
+def _number_format(dtype: str, device: str) -> dict[str, Any]:
+    """The keywords of from_pretrained for a dtype. Experts are multiplied one by one in float64, which the grouped
+    products do not know."""
+    import torch
+
+    name = resolve_dtype(dtype, device)
+    return {"dtype": getattr(torch, name), **({"experts_implementation": "eager"} if name == "float64" else {})}
+
+
 def _source(name: str) -> dict[str, str]:
     path = Path(name)
     if name.endswith(".gguf"):
@@ -188,7 +210,7 @@ def _loading(name: str) -> Any:
     """Turns what loading can fail with into one message."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(
             f"can not load the model '{name}': {first_line}\n"

@@ -1,6 +1,7 @@
 """Progress of long work, on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,14 +10,20 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def say(message: str) -> None:
-    """One line for the user on standard error (standard output is for results)."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the user on standard error (standard output is for results), from the first of several processes."""
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
+
+
+def is_first() -> bool:
+    """Whether this is the only process of the command, or the first that a launcher started."""
+    return int(os.environ.get("RANK") or 0) == 0
 
 
 @contextlib.contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Gives a function to call with the number of units just done."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_first():
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -83,8 +83,8 @@ class RecordWriter(Generic[R]):
 
     def __init__(self, path: Path, *, append: bool = True) -> None:
         self.path = Path(path)
+        make_folder(self.path.parent)
         with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             if append and self.path.exists():
                 _cut_torn_tail(self.path)
             self._file = self.path.open("ab" if append else "wb")
@@ -134,11 +134,19 @@ def keep_old(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole text file at once (through a temporary file)."""
+    make_folder(path.parent)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, unless they are there. Raises DataError if that is impossible, as in /proc."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(disk_message(error, path) or f"{path}: can not be made ({error.strerror})") from None
 
 
 def _cut_torn_tail(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The one door to the four folders of text that ship with rlaif: judges, prompts, train presets, recipes.
+"""The one door to the folders of text that ship with rlaif: judges, prompts, train presets (and beside them accelerate's
+configurations), recipes.
 
 In a checkout they are top folders; in a wheel they are under rlaif/data. A path on disk wins over a shipped name.
 """
@@ -8,16 +9,17 @@ from typing import Literal, get_args
 
 from rlaif.errors import ConfigError, did_you_mean
 
-Kind = Literal["judges", "prompts", "train", "recipes"]
+Kind = Literal["judges", "prompts", "train", "accelerate", "recipes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SUFFIX: dict[Kind, str] = {"judges": ".yaml", "prompts": ".j2", "train": ".yaml", "recipes": ".yaml"}
+SUFFIX: dict[Kind, str] = {kind: ".j2" if kind == "prompts" else ".yaml" for kind in KINDS}
+PLACES: dict[Kind, str] = {kind: "train/accelerate" if kind == "accelerate" else kind for kind in KINDS}
 
 
 def folder(kind: Kind) -> Path:
     """The folder that holds the shipped files of a kind."""
     package = Path(__file__).resolve().parent
-    packaged = package / "data" / kind
-    return packaged if packaged.is_dir() else package.parent / kind
+    packaged = package / "data" / PLACES[kind]
+    return packaged if packaged.is_dir() else package.parent / PLACES[kind]
 
 
 def names(kind: Kind) -> list[str]:
@@ -39,7 +41,8 @@ def find(kind: Kind, name: str, beside: Path | None = None) -> Path:
     shipped = folder(kind) / (name if name.endswith(SUFFIX[kind]) else name + SUFFIX[kind])
     if "/" not in name and shipped.is_file():
         return shipped
-    singular = "train preset" if kind == "train" else kind.removesuffix("s")
+    names_of = {"train": "train preset", "accelerate": "configuration of accelerate"}
+    singular = names_of.get(kind, kind.removesuffix("s"))
     raise ConfigError(
         f"unknown {singular} '{name}'{did_you_mean(name, names(kind))}: neither a file nor one of the shipped "
         f"{kind}: {', '.join(names(kind))}"

@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 
 from rlaif.errors import DataError
-from rlaif.inputs import read_prompts
+from rlaif.inputs import is_data_set, read_prompts
 
 
 def write(path: Path, text: str) -> Path:
@@ -86,6 +87,59 @@ def test_bad_input_is_told_with_file_line_and_what_is_allowed(tmp_path: Path, na
     with pytest.raises(DataError) as error:
         read_prompts(write(tmp_path / name, text))
     assert told in str(error.value)
+
+
+def test_a_saved_data_set_is_read_from_its_folder(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_list([{"prompt": "What is tea?"}])
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "several")
+    for name in ("one", "several", "several:train"):
+        assert texts(str(tmp_path / name)) == ["What is tea?"]
+    with pytest.raises(DataError, match=r"several:dev: has no split 'dev'; its splits: train, test"):
+        read_prompts(f"{tmp_path}/several:dev")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ConnectionError("Couldn't reach 'o/n' on the Hub"),
+            "the hub can not be reached .Couldn't reach 'o/n' on the Hub.",
+        ),
+        (
+            DatasetNotFoundError("Dataset 'o/n' doesn't exist"),
+            "neither a file here nor a data set .Dataset 'o/n' doesn't",
+        ),
+        (ValueError('Unknown split "x"'), 'can not be loaded .Unknown split "x".; a split is named after a colon'),
+    ],
+)
+def test_why_a_data_set_can_not_be_had_is_told(error: Exception, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(DataError, match=f"^o/n:x: .*{told}"):
+        read_prompts("o/n:x")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("trl-lib/ultrafeedback_binarized", True),
+        ("HuggingFaceH4/ultrafeedback_binarized:train_prefs", True),
+        ("jondurbin/truthy-dpo-v0.1", True),
+        ("runs/pairs.jsonl", False),
+        ("a/b/c", False),
+        ("pairs", False),
+        ("./a/b", False),
+        ("../pairs", False),
+        ("/abs/pairs", False),
+    ],
+)
+def test_what_is_the_name_of_a_data_set(name: str, expected: bool) -> None:
+    assert is_data_set(name) is expected
 
 
 def test_a_missing_file_and_an_unknown_data_set_are_told(tmp_path: Path) -> None:

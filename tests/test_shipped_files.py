@@ -42,7 +42,7 @@ def test_every_template_belongs_to_a_judge() -> None:
 
 
 def test_every_shipped_yaml_says_in_its_first_line_what_it_is_for() -> None:
-    for kind in ("judges", "train", "recipes"):
+    for kind in ("judges", "train", "accelerate", "recipes"):
         for name in resources.names(kind):  # type: ignore[arg-type]
             first = resources.find(kind, name).read_text().splitlines()[0]  # type: ignore[arg-type]
             assert first.startswith("# "), f"{kind}/{name}"

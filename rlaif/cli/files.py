@@ -1,4 +1,4 @@
-"""rlaif ls, show, cp: the judges, prompts, train presets and recipes that ship with rlaif."""
+"""rlaif ls, show, cp: the judges, prompts, presets, configurations of accelerate and recipes that ship with rlaif."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,17 +13,19 @@ class KindName(StrEnum):
     judges = "judges"
     prompts = "prompts"
     train = "train"
+    accelerate = "accelerate"
     recipes = "recipes"
 
 
-KindArgument = Annotated[KindName, typer.Argument(help="judges, prompts, train or recipes")]
+KIND_HELP = "judges, prompts, train, accelerate or recipes"
+KindArgument = Annotated[KindName, typer.Argument(help=KIND_HELP)]
 
 
 def ls_command(
-    kind: Annotated[KindName | None, typer.Argument(help="judges, prompts, train or recipes; all by default")] = None,
+    kind: Annotated[KindName | None, typer.Argument(help=f"{KIND_HELP}; all by default")] = None,
     json: options.Json = False,
 ) -> None:
-    """List the shipped judges, prompts, train presets and recipes.
+    """List the shipped judges, prompts, train presets, configurations of accelerate, and recipes.
 
     Example: rlaif ls judges
     """
@@ -63,14 +65,14 @@ def cp_command(
 
     from rlaif import resources
     from rlaif.errors import ConfigError
-    from rlaif.records import disk_errors
+    from rlaif.records import disk_errors, make_folder
 
     source = resources.find(kind.value, name)
     path = target / source.name if target.is_dir() else target
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists already; give another name, or --overwrite")
+    make_folder(path.parent)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
     print(path)
 

@@ -20,19 +20,23 @@ def train_command(
             "bco, apo-unpaired; from answers: sft, spin."
         ),
     ],
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Option(
             "--model",
             "-m",
             "--from",
             help="Model folder, hub name, GGUF file, or the folder of an earlier run.",
+            metavar="<str>",
             rich_help_panel=RUN,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Pairs, labelled answers or answers: JSONL, JSON, CSV, Parquet.", rich_help_panel=RUN),
+        typer.Option(
+            help="Pairs, labelled answers or answers: JSONL, JSON, CSV, Parquet, or a data set: owner/name:split.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -121,7 +125,7 @@ def train_command(
     from rlaif.training.config import check_method
 
     given = {
-        "model": model, "data": data, "output": output, "full": full, "init_adapter": init_adapter,
+        "model": _one_model(models), "data": data, "output": output, "full": full, "init_adapter": init_adapter,
         "learning_rate": lr, "beta": beta, "loss": loss or None, "label_smoothing": label_smoothing, "epochs": epochs,
         "batch_size": batch_size, "reference": reference, "reference_model": reference_model, "seed": seed,
         "validation": validation, "max_length": max_length, "truncation": truncation,
@@ -132,12 +136,15 @@ def train_command(
     keys = {name: value for name, value in {**given, "lora": lora or None}.items() if value is not None}
     _refuse_foreign(check_method(method), keys)
     settings = _config(config or method, method, keys, assignments or [])
+    from rlaif.progress import is_first
     from rlaif.training import run
 
     if dry_run:
         _print_dry_run(run.dry_run(settings), as_json)
     else:
-        _print_result(run.train(settings, overwrite=overwrite), as_json)
+        result = run.train(settings, overwrite=overwrite)
+        if is_first():
+            _print_result(result, as_json)
 
 
 def _refuse_foreign(method: str, keys: dict[str, Any]) -> None:
@@ -155,21 +162,39 @@ def _refuse_foreign(method: str, keys: dict[str, Any]) -> None:
         raise ConfigError("--lora-r, --lora-alpha: with --full there is no adapter; leave one of them out")
 
 
-FLAGS = {"learning_rate": "lr"}
+FLAGS = {"learning_rate": "lr", "lora.r": "lora-r", "lora.alpha": "lora-alpha", "full": "full/--lora"}
 """Keys whose flag has another name."""
 
 
+def _one_model(models: list[str] | None) -> str | None:
+    """The model that is named. Raises ConfigError for two, as one by --model and one by --from."""
+    from rlaif.errors import ConfigError
+
+    if models and len(models) > 1:
+        raise ConfigError(f"--model, -m and --from all name the model to start from; give one, not {', '.join(models)}")
+    return models[0] if models else None
+
+
 def _assigned(assignments: list[str], keys: dict[str, Any]) -> dict[str, Any]:
-    """`keys` with each KEY=VALUE put in; a dot in the key goes one mapping deeper, the value is read as YAML."""
+    """`keys` with each KEY=VALUE put in; a dot in the key goes one mapping deeper, the value is read as YAML.
+
+    Raises ConfigError for what is no such assignment, and for a key that is given twice.
+    """
     import yaml
 
     from rlaif.errors import ConfigError
 
     result = {name: dict(value) if isinstance(value, dict) else value for name, value in keys.items()}
+    given = {path: f"--{FLAGS.get(path, path.replace('_', '-'))}" for path in _paths(keys)}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not path or not equals:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, as in --set trainer.warmup_steps=10")
+        if path == "method":
+            raise ConfigError(f"--set {assignment}: the method is the first argument: rlaif train {text} ...")
+        for other, how in given.items():
+            if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}."):
+                raise ConfigError(f"--set {assignment}: {other} is given by {how} too; leave one of them out")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -179,7 +204,17 @@ def _assigned(assignments: list[str], keys: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[last] = value
+        given[path] = f"--set {assignment}"
     return result
+
+
+def _paths(keys: dict[str, Any]) -> list[str]:
+    """The keys with those of inner mappings after a dot."""
+    return [
+        path
+        for key, value in keys.items()
+        for path in ([f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key])
+    ]
 
 
 def _config(preset: str, method: str, keys: dict[str, Any], assignments: list[str]) -> "TrainConfig":

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from rlaif import resources
 from rlaif.config import Config, read_yaml, validate
 from rlaif.engines import EngineConfig, EngineSettings
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
 from rlaif.judges.config import Comparisons
 from rlaif.judges.ensemble import load_ensemble
@@ -149,8 +149,11 @@ def load_recipe(
     if output is not None:
         data["output"] = str(output)
     config = validate(data, RecipeConfig, str(path))
-    for stage in train_configs(config):
-        check_trainer_keys(stage)
+    try:
+        for stage in train_configs(config):
+            check_trainer_keys(stage)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: train: {line}" for line in str(error).splitlines())) from None
     _check_judges(config, path.parent)
     return config, path
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.util
+import math
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,17 @@ OWNED = {
     "eval_steps": "use the key 'eval_steps' beside trainer",
     "do_eval": "use 'validation' and 'eval_steps'",
     "do_predict": "evaluate the finished run with 'rlaif evaluate'",
-    "load_best_model_at_end": "there is no evaluation during training to choose by",
+    "load_best_model_at_end": "the result is what the last step gave; held-out rows are evaluated as eval/... in "
+    "metrics.jsonl (keys 'validation' and 'eval_steps')",
     "resume_from_checkpoint": "the same command continues a run by itself",
     "disable_tqdm": "progress goes to standard error, and is quiet when that is no terminal",
     "neftune_noise_alpha": "the noise would reach the reference too",
-    "fsdp": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
-    "deepspeed": "sharded weights are not supported yet; several processes (torchrun) hold a copy each",
+    "fsdp": "the launcher says so: accelerate launch with 'rlaif cp accelerate fsdp2'",
+    "deepspeed": "the launcher says so: accelerate launch with 'rlaif cp accelerate zero2' or zero3",
     "push_to_hub": "upload the finished run folder, as with 'hf upload'",
-    "torch_compile": "compiling is not supported yet: every micro-batch has another shape",
+    "torch_compile": "use the key 'compile'",
+    "torch_compile_backend": "use the key 'compile'",
+    "torch_compile_mode": "use the key 'compile'",
 }
 """Keys of TrainingArguments that can not be set under trainer, and what to do instead."""
 LOGGERS = {"none": "", "tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
@@ -52,21 +58,20 @@ LOGGERS = {"none": "", "tensorboard": "tensorboard", "wandb": "wandb", "trackio"
 
 
 def check_trainer_keys(config: TrainConfig) -> None:
-    """Raises ConfigError naming every key under trainer that is unknown, has its own place, or needs what is missing."""
+    """Raises ConfigError naming every key under trainer that is unknown, has its own place, needs what is missing, or
+    has a value of the wrong kind."""
     if not config.trainer:
         return
-    from transformers import TrainingArguments
-
-    allowed = {item.name: item.default for item in dataclasses.fields(TrainingArguments) if item.init}
+    kinds = _kinds()
     problems = []
     for key, value in config.trainer.items():
         if key in OWNED:
             problems.append(f"trainer.{key} can not be set here: {OWNED[key]}")
-        elif key not in allowed:
-            near = did_you_mean(key, allowed - OWNED.keys())
+        elif key not in kinds:
+            near = did_you_mean(key, kinds.keys() - OWNED.keys())
             problems.append(f"unknown key 'trainer.{key}'{near}: not a key of transformers.TrainingArguments")
-        elif _is_number(allowed[key]) and not _is_number(_from_yaml(value)):
-            problems.append(f"trainer.{key}: expected a number, found {value!r}")
+        elif expected := _expected(key, value, kinds[key]):
+            problems.append(f"trainer.{key}: expected {expected}, found {value!r}")
     loggers = config.trainer.get("report_to") or []
     for logger in [loggers] if isinstance(loggers, str) else loggers if isinstance(loggers, list) else [loggers]:
         if logger not in LOGGERS:
@@ -77,14 +82,44 @@ def check_trainer_keys(config: TrainConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _kinds() -> dict[str, set[type]]:
+    """The keys of TrainingArguments that can be given, and which types each takes."""
+    from transformers import TrainingArguments
+
+    hints = typing.get_type_hints(TrainingArguments)
+    given = [item.name for item in dataclasses.fields(TrainingArguments) if item.init]
+    return {name: {typing.get_origin(kind) or kind for kind in _members(hints[name])} for name in given}
 
 
-def _from_yaml(value: object) -> object:
-    """A number that YAML reads as a text, as 1e-8 without a dot, as the number; everything else as it is."""
+def _members(hint: Any) -> tuple[Any, ...]:
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _expected(key: str, value: object, kinds: set[type]) -> str:
+    """What the key takes, if it does not take the value; else empty."""
+    if value is None and types.NoneType in kinds:
+        return ""
+    if dict in kinds and not isinstance(value, dict | str):
+        return "a mapping"
+    if not kinds & {int, float}:
+        return ""
+    number = _from_yaml(value, kinds)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        return "a number"
+    if float not in kinds and not isinstance(number, int):
+        return "a whole number"
+    if key == "max_steps":
+        return "" if number >= 1 or number == -1 else "at least 1, or -1 for as many steps as 'epochs' makes"
+    return "at least 0" if number < 0 else ""
+
+
+def _from_yaml(value: object, kinds: set[type]) -> object:
+    """For a key that takes numbers, one that YAML reads as a text, as 1e-8 without a dot; everything else as it is."""
+    if not isinstance(value, str) or not kinds & {int, float}:
+        return value
     try:
-        return float(value) if isinstance(value, str) else value
+        return float(value)
     except ValueError:
         return value
 
@@ -121,8 +156,10 @@ def training_arguments(config: TrainConfig, checkpoints: Path, *, autocast: bool
         "ddp_find_unused_parameters": False,
         "use_cpu": not torch.cuda.is_available(),
     }
+    kinds = _kinds()
+    given = {key: _from_yaml(value, kinds.get(key, set())) for key, value in config.trainer.items()}
     try:
-        arguments = TrainingArguments(**{**ours, **{key: _from_yaml(value) for key, value in config.trainer.items()}})
+        arguments = TrainingArguments(**{**ours, **given})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {error}") from None
     # One process drives one device; without this, transformers would wrap the model for every visible GPU.

@@ -16,8 +16,14 @@ def judges_of(data: Path) -> list[str]:
         judges = provenance.get("judges") if isinstance(provenance, dict) else None
         for judge in judges if isinstance(judges, list) else []:
             if isinstance(judge, dict):
-                found.add(f"{judge.get('judge')} ({judge.get('model')})")
+                found.add(f"{judge.get('judge')} ({public_name(judge.get('model'))})")
     return sorted(found)
+
+
+def public_name(name: object) -> str:
+    """The name as the card gives it: a hub name as it is, of a path only its last part."""
+    path = Path(str(name))
+    return path.resolve().name if path.is_absolute() or path.exists() else str(name)
 
 
 def model_card(
@@ -30,16 +36,17 @@ def model_card(
 ) -> str:
     """The card as Markdown with the hub's front matter. counts: of the rows, by what became of them."""
     kind = "all weights" if config.full else f"a LoRA adapter of rank {config.lora.r}"
+    base, model, data, output = map(public_name, (base, config.model, config.data, config.output))
     front = ["---", f"base_model: {json.dumps(base)}", "library_name: " + ("transformers" if config.full else "peft")]
     front += ["pipeline_tag: text-generation", "tags:", "- rlaif", f"- {config.method}"]
     front += [] if config.full else ["- lora"]
     shown = [(name, value) for name, value in metrics.items() if name not in ("step", "epoch")]
-    command = f"rlaif train {config.method} --model {config.model} --data {config.data} -o {config.output}"
+    command = f"rlaif train {config.method} --model {model} --data {data} -o {output}"
     lines = [
         *front,
         "---",
         "",
-        f"# {config.output.name}",
+        f"# {output}",
         "",
         f"Trained with rlaif: {kind} of `{base}`, method `{config.method}`, "
         f"learning rate {config.peak_learning_rate:g}, {config.epochs:g} epoch(s), {config.batch_size} rows per step"
@@ -47,7 +54,7 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        f"| data | `{config.data}` (SHA-256 {data_hash}) |",
+        f"| data | `{data}` (SHA-256 {data_hash}) |",
         f"| rows | {', '.join(f'{count} {what}' for what, count in counts.items())} (skipped.jsonl) |",
         f"| judges | {', '.join(judges) or 'not recorded in the data'} |",
         f"| seed | {config.seed} |",
@@ -59,7 +66,7 @@ def model_card(
         *(f"| {name} | {value:.6g} |" for name, value in shown),
         "",
         "```",
-        f"{command} --config {config.output / 'config.yaml'}",
+        f"{command} --config {output}/config.yaml",
         "```",
         "",
     ]

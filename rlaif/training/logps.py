@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlaif.errors import TrainError
 from rlaif.training.products import product
+from rlaif.training.router import RECORD, router_loss
 from rlaif.training.rows import Completion
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
@@ -262,7 +263,8 @@ def patch_forward(model: Any) -> None:
 
     completion_positions: (N,) indexes into the flattened (rows * length) positions that predict `targets` (N,). With
     them the forward returns what `score_tokens` does (extras, reference: as there); with positions and no targets, the
-    hidden states there, {"hidden": (N, H)}; without positions it is the model's own forward.
+    hidden states there, {"hidden": (N, H)}; without positions it is the model's own forward. routed: (rows * length,),
+    True where a position is no padding; with it the result also has "router_loss", a scalar.
     Raises TrainError if the head is not one linear layer.
     """
     module = model.get_output_embeddings()
@@ -281,15 +283,18 @@ def patch_forward(model: Any) -> None:
         targets: Tensor | None = None,
         extras: Sequence[str] = (),
         reference: tuple[Tensor, Head] | None = None,
+        routed: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if completion_positions is None:
             return original(*args, **kwargs)
-        hidden = inner(*args, use_cache=False, **kwargs).last_hidden_state
+        read = inner(*args, use_cache=False, **kwargs, **({} if routed is None else RECORD))
+        hidden = read.last_hidden_state
         selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, completion_positions)
         if targets is None:
             return {"hidden": selected}
-        return score_tokens(selected, targets, model_head(model), extras=extras, reference=reference)
+        scores = score_tokens(selected, targets, model_head(model), extras=extras, reference=reference)
+        return scores if routed is None else {**scores, "router_loss": router_loss(model.config, read, routed)}
 
     model.forward = types.MethodType(forward, model)
     model.unpatched_forward = original
@@ -298,18 +303,22 @@ def patch_forward(model: Any) -> None:
 def patch_reward_forward(model: Any) -> None:
     """Gives a sequence classifier with one label the keyword `completion_ends`: (C,) indexes into the flattened
     positions of each completion's last token. With it the forward returns their scores, {"rewards": (C,)}, in at least
-    float32; without it, it is the model's own."""
+    float32; without it, it is the model's own. routed: as for `patch_forward`."""
     inner = model.base_model
     original = model.forward
 
-    def forward(self: Any, *args: Any, completion_ends: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, completion_ends: Tensor | None = None, routed: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         if completion_ends is None:
             return original(*args, **kwargs)
         given = {name: value for name, value in kwargs.items() if value is not None and name not in CLASSIFIER_KEYS}
-        hidden = inner(*args, use_cache=False, **given).last_hidden_state
+        read = inner(*args, use_cache=False, **given, **({} if routed is None else RECORD))
+        hidden = read.last_hidden_state
         selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, completion_ends)
         rewards = model.score(selected).squeeze(-1)
-        return {"rewards": rewards.float() if rewards.dtype in (torch.float16, torch.bfloat16) else rewards}
+        scores = {"rewards": rewards.float() if rewards.dtype in (torch.float16, torch.bfloat16) else rewards}
+        return scores if routed is None else {**scores, "router_loss": router_loss(model.config, read, routed)}
 
     model.forward = types.MethodType(forward, model)
     model.unpatched_forward = original

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlaif.training import flex_attention, tree_attention
 from rlaif.training.batches import PADDING, Batch
-from rlaif.training.tree_attention import NAME, segments
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -18,14 +18,16 @@ class AttentionPlan:
     """How a model's layers attend, and so which masks its forward is given.
 
     layers: the kinds of layers; window: the sliding window in tokens; additive: masks must be numbers to add to the
-    scores (eager attention) instead of booleans; in_blocks: trees are attended block by block (tree_attention.py);
-    plain_because: why prompt trees can not be used, None if they can.
+    scores (eager attention) instead of booleans; in_blocks: what trees do not see of each other is skipped, so that many
+    make one long row (tree_attention.py); flex: by flex attention (flex_attention.py); plain_because: why prompt trees
+    can not be used, None if they can.
     """
 
     layers: tuple[str, ...] = ("full_attention",)
     window: int | None = None
     additive: bool = False
     in_blocks: bool = False
+    flex: bool = False
     plain_because: str | None = None
 
     @property
@@ -42,15 +44,26 @@ def attention_plan(config: Any) -> AttentionPlan:
         return AttentionPlan(plain_because=f"{text.model_type} has layers that are not attention")
     layers = tuple(sorted(set(types or ["sliding_attention" if window else "full_attention"])))
     name = config._attn_implementation
-    plan = AttentionPlan(layers=layers, window=window, additive=name == "eager", in_blocks=name == NAME)
+    flex = name == flex_attention.NAME
+    in_blocks = flex or name == tree_attention.NAME
+    plan = AttentionPlan(layers=layers, window=window, additive=name == "eager", in_blocks=in_blocks, flex=flex)
     unknown = set(layers) - KNOWN_LAYERS
     if unknown:
         reason = f"{text.model_type} has layers of the kind {', '.join(sorted(unknown))}"
         return dataclasses.replace(plan, plain_because=reason)
-    if name not in ("sdpa", "eager", NAME):
+    if not in_blocks and name not in ("sdpa", "eager"):
         reason = f"attention '{name}' takes no ready-made masks"
         return dataclasses.replace(plan, plain_because=reason)
     return plan
+
+
+def use_dense_attention(model: Any) -> AttentionPlan:
+    """Gives a model the attention that takes dense masks, unless it has it already; returns its plan."""
+    if flex_attention.is_soft_capped(model.config):
+        model.set_attn_implementation("eager")  # SDPA would leave the cap out
+    elif model.config._attn_implementation not in ("sdpa", "eager"):
+        model.set_attn_implementation("sdpa")
+    return attention_plan(model.config)
 
 
 def _is_recurrent(config: Any) -> bool:
@@ -68,15 +81,27 @@ def model_inputs(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[
         inputs["attention_mask"] = (batch.tree != PADDING).long()
         return inputs
     inputs["position_ids"] = batch.position_ids
-    if plan.in_blocks:
-        inputs["attention_mask"] = segments(batch)
+    if plan.in_blocks and not plan.flex:
+        inputs["attention_mask"] = tree_attention.segments(batch)
         return inputs
+    masks = _block_masks(batch, plan) if plan.flex else _dense_masks(batch, plan, dtype)
+    inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
+    return inputs
+
+
+def _block_masks(batch: Batch, plan: AttentionPlan) -> dict[str, Any]:
+    """The block mask of each kind of layer."""
+    windows = {kind: None if kind == "full_attention" else plan.window for kind in plan.layers}
+    return {kind: flex_attention.block_mask(batch, window) for kind, window in windows.items()}
+
+
+def _dense_masks(batch: Batch, plan: AttentionPlan, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The mask of each kind of layer, (R, 1, L, L)."""
     seen = tree_mask(batch)
     masks = {kind: seen if kind == "full_attention" else seen & _near(batch, plan.window) for kind in plan.layers}
     if plan.additive or batch.input_ids.device.type == "cpu":
         masks = {kind: _additive(mask, dtype) for kind, mask in masks.items()}
-    inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
-    return inputs
+    return masks
 
 
 def tree_mask(batch: Batch) -> Tensor:

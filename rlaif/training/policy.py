@@ -19,11 +19,17 @@ from rlaif.models import (
     resolve_dtype,
 )
 from rlaif.progress import say
+from rlaif.training.compiled_layers import compile_layers
 from rlaif.training.config import TrainConfig
+from rlaif.training.flex_attention import is_soft_capped, takes_flex_attention, use_flex_attention
 from rlaif.training.fused_layers import fuse_layers
 from rlaif.training.fused_lora import fuse_lora
 from rlaif.training.logps import INITIAL_ADAPTER, patch_forward, patch_reward_forward
-from rlaif.training.masks import AttentionPlan, attention_plan
+from rlaif.training.masks import AttentionPlan, attention_plan, use_dense_attention
+from rlaif.training.quantized import compute_alike
+from rlaif.training.ranks import on_first
+from rlaif.training.sharding import requested, shard
+from rlaif.training.targets import check_targets, fused_experts
 from rlaif.training.tree_attention import use_tree_attention
 
 
@@ -46,7 +52,9 @@ def load_policy(config: TrainConfig) -> Policy:
     Starting from an adapter, the merged model is saved in the run folder, so that the new adapter names a base that
     exists. Raises TrainError for what can not be trained, EngineError for what can not be loaded.
     """
-    device = default_device()
+    device, sharding = default_device(), requested()
+    if config.compile and sharding is not None:
+        raise TrainError("compile is impossible with sharded weights (FSDP); leave one of them out")
     dtype = resolve_dtype(config.dtype, device)
     autocast = config.full and dtype == "bfloat16"
     weights = "float32" if autocast else dtype
@@ -54,33 +62,55 @@ def load_policy(config: TrainConfig) -> Policy:
     scores = config.method == "rm"
     base = _base_name(config)
     if base.is_merged_here:
-        _save_merged(config, base.name, weights, device)
+        on_first(lambda: _save_merged(config, base.name, weights, device))
     source = base.name if base.is_merged_here else config.model
+    start = "cpu" if sharding else device  # whole, a model may be too large for one device
     set_seed(config.seed)  # a reward model's head is drawn at random
     if scores:
-        model = load_reward_model(source, weights, device)
+        model = load_reward_model(source, weights, start, quantize=config.quantize)
         patch_reward_forward(model)
     else:
-        model = load_model(source, weights, device, quantize=config.quantize)
+        model = load_model(source, weights, start, quantize=config.quantize)
         patch_forward(model)
+    if compute_alike(model) and fused_experts(model):
+        say(
+            f"quantize: the experts of this {model.config.model_type} stay in {weights}: they are fused weights, and "
+            "bitsandbytes holds linear layers in few bits"
+        )
     _switch_dropout_off(model)
-    plan = fast_plan(model)
+    plan = fast_plan(model, device, compiled=config.compile)
     if config.full:
         model.requires_grad_(True)
     else:
         model = _with_adapter(config, model, base.name)
+    if config.compile:
+        compile_layers(model)
+    if sharding is not None:
+        shard(model, sharding, torch.device(device))
     return Policy(model, plan, base.name, autocast)
 
 
-def fast_plan(model: Any) -> AttentionPlan:
-    """Gives a model the fastest layers and attention it takes for prompt trees; returns how it attends."""
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        model.set_attn_implementation("sdpa")
+def fast_plan(model: Any, device: str, *, compiled: bool = False) -> AttentionPlan:
+    """Gives a model the fastest layers and attention that it takes for prompt trees on the device it will be on; returns
+    how it attends. compiled: the layers are to be compiled, so on the CPU they stay as they are in the library."""
+    plan = use_dense_attention(model)
+    if device != "cpu":
+        return flex_plan(model, plan)
+    if compiled:
+        return plan
     fuse_layers(model)
-    plan = attention_plan(model.config)
-    if plan != AttentionPlan() or next(iter(model.parameters())).device.type != "cpu":
+    if plan != AttentionPlan():
         return plan
     use_tree_attention(model)
+    return attention_plan(model.config)
+
+
+def flex_plan(model: Any, dense: AttentionPlan) -> AttentionPlan:
+    """Gives a model flex attention if it takes it; returns how it attends. dense: how it attends without."""
+    only_eager = dense.additive and not is_soft_capped(model.config)  # its kind has more to it than SDPA computes
+    if dense.is_plain or only_eager or not takes_flex_attention(model):
+        return dense
+    use_flex_attention(model)
     return attention_plan(model.config)
 
 
@@ -126,12 +156,13 @@ def _save_merged(config: TrainConfig, folder_name: str, dtype: str, device: str)
 
 
 def _switch_dropout_off(model: Any) -> None:
-    """The base's own dropout would make the policy differ from its reference by chance."""
+    """The base's own dropout, and noise before routers, would make the policy differ from its reference by chance."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name in ("attention_dropout", "jitter_noise", "router_jitter_noise", "input_jitter_noise"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _with_adapter(config: TrainConfig, model: Any, base: str) -> Any:
@@ -148,24 +179,33 @@ def _with_adapter(config: TrainConfig, model: Any, base: str) -> Any:
         use_dora=config.lora.dora,
         base_model_name_or_path=base,
     )
-    if config.quantize != "none":
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     set_seed(config.seed)
-    head = model.get_output_embeddings()
+    head, experts = model.get_output_embeddings(), fused_experts(model)
     try:
         policy = _initial_adapter(config, model) if config.init_adapter else get_peft_model(model, settings)
     except ValueError as error:
-        raise TrainError(f"lora.target_modules: {error}") from None
+        raise TrainError(f"lora.target_modules: {_plainly(str(error))}") from None
     if model.get_output_embeddings() is not head:
         raise TrainError(
             "lora.target_modules names the language-model head, and log-probs are computed from a plain one; "
             "leave it out ('all-linear' does)"
         )
+    if not config.init_adapter:
+        check_targets(policy, experts)
     policy.peft_config["default"].base_model_name_or_path = base
-    fuse_lora(policy)
+    if not config.compile:
+        fuse_lora(policy)
     return policy
+
+
+def _plainly(error: str) -> str:
+    """What peft refuses, in the words of the configuration."""
+    if "ParamWrapper" not in error:
+        return error
+    return (
+        "adapters of experts and routers take neither dropout nor dora; set lora.dropout: 0 and lora.dora: false, or name "
+        f"other layers ({error})"
+    )
 
 
 def _initial_adapter(config: TrainConfig, model: Any) -> Any:
@@ -179,7 +219,7 @@ def _initial_adapter(config: TrainConfig, model: Any) -> Any:
         policy = PeftModel.from_pretrained(model, name, is_trainable=True)
         policy.load_adapter(name, INITIAL_ADAPTER, is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
-        first_line = str(error).splitlines()[0]
-        raise TrainError(f"init_adapter: {name} does not fit the model {config.model}: {first_line}") from None
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # a heading, then the first weight
+        raise TrainError(f"init_adapter: {name} does not fit the model {config.model}: {reason}") from None
     policy.set_adapter("default")
     return policy

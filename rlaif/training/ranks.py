@@ -1,5 +1,7 @@
 """The processes of a run: how many there are, and sums and lists over them. With one process each is its own sum."""
 
+import atexit
+import gc
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,6 +9,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from rlaif.errors import RlaifError, TrainError
+from rlaif.training import sharding
 
 T = TypeVar("T")
 
@@ -42,21 +45,30 @@ def wait() -> None:
 
 
 def start() -> None:
-    """Joins the processes that torchrun or accelerate started, if they did. Raises TrainError for sharded training."""
-    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
-            raise TrainError(
-                f"accelerate was told to use {what}, which is not supported yet: weights can not be sharded over devices; "
-                "use plain data parallelism (accelerate launch --multi_gpu, or torchrun)"
-            )
+    """Joins the processes that torchrun or accelerate started, if they did. Raises TrainError if they were told to
+    train in a way that is not possible here."""
+    sharding.requested()
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+        raise TrainError("accelerate's configuration: mixed_precision has its place in the run: use the key dtype")
+    if sharding.zero_stage() == 3:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()  # of an earlier run in this process: models would be loaded in pieces
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or world_size() > 1:
         return
     import torch
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available())
+    atexit.register(_leave)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
+
+
+def _leave() -> None:
+    """Ends the threads of the process group while there still is an interpreter: they would abort the process."""
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def on_first(work: Callable[[], T]) -> T:

@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.training.batches import Batch, plan_step
+from rlaif.records import make_folder
+from rlaif.training.batches import Batch
 from rlaif.training.forward import batch_hidden, batch_logps
 from rlaif.training.logps import Head, adapter_off, model_head
 from rlaif.training.masks import AttentionPlan
+from rlaif.training.ranks import gathered, on_first, rank
 from rlaif.training.rows import Row
+from rlaif.training.sharding import sharded_like, whole, zero_gathered
+from rlaif.training.steps import plan as plan_rows
 
 ROWS_PER_PASS = 64
 LARGER = 4
@@ -69,40 +73,46 @@ class FrozenModel(Reference):
             for name, weight in self.model.named_parameters():
                 target = policy_weight(policy, name)
                 if target is not None:
-                    weight.lerp_(target.to(weight.dtype), mixup)
+                    weight.lerp_(sharded_like(target, weight), mixup)
 
     def save(self, folder: Path) -> None:
-        """Writes the weights into a checkpoint."""
+        """Writes the weights into a checkpoint. All processes must call it; the first one writes."""
         from safetensors.torch import save_file
 
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
-        save_file(weights, str(folder / SYNC_FILE))
+        weights = {name: whole(value.detach()).cpu().contiguous() for name, value in self.model.named_parameters()}
+        if rank() == 0:
+            save_file(weights, str(folder / SYNC_FILE))
 
     def load(self, folder: Path) -> None:
         """Takes the weights of a checkpoint."""
         from safetensors.torch import load_file
 
-        self.model.load_state_dict(load_file(str(folder / SYNC_FILE)), strict=False)
+        saved = load_file(str(folder / SYNC_FILE))
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(sharded_like(saved[name], weight))
 
 
 def policy_weight(policy: Any, name: str) -> Tensor | None:
-    """The policy's weight of this name in the model without an adapter, with its adapter multiplied out; None for a
-    weight that is not trained."""
+    """The policy's whole weight of this name in the model without an adapter, with its adapter multiplied out; None for
+    a weight that is not trained."""
     if not hasattr(policy, "peft_config"):
         weight = policy.get_parameter(name)
-        return weight if weight.requires_grad else None
+        return whole(weight) if weight.requires_grad else None
     path, _, kind = name.rpartition(".")
     layer = policy.get_base_model().get_submodule(path)
-    if kind != "weight" or not hasattr(layer, "get_delta_weight"):
-        return None
-    merged: Tensor = layer.base_layer.weight + layer.get_delta_weight("default")
-    return merged
+    while hasattr(layer, "get_delta_weight"):  # adapters of fused experts wrap each other, one for each weight
+        if getattr(layer, "parameter_name", "weight") == kind:
+            with zero_gathered(layer.parameters()):
+                return whole(getattr(layer.get_base_layer(), kind) + layer.get_delta_weight("default"))
+        layer = layer.base_layer
+    return None
 
 
 def detached_head(model: Any) -> Head:
     """The head of a model (or of an adapter's base), without gradient."""
     head = model_head(model.get_base_model() if hasattr(model, "peft_config") else model)
-    return Head(head.weight.detach(), head.bias.detach() if head.bias is not None else None, head.shape)
+    return Head(whole(head.weight).detach(), whole(head.bias).detach() if head.bias is not None else None, head.shape)
 
 
 class Cached(Reference):
@@ -129,24 +139,27 @@ def cached_reference(
     """The cache in `path` if it has this fingerprint, else one computed now and saved there.
 
     Must be called before the policy's first step. source: gives the live reference and the model to ask it with, called
-    only if there is no cache. advance is told the number of rows done.
+    only if there is no cache. Processes divide the rows among them. advance is told the number of rows done.
     """
     known = _load(path, fingerprint, rows)
-    if known is not None:
+    if all(gathered(known is not None)):
+        assert known is not None
         return known
     reference, model = source()
     was_training = model.training
     model.eval()
-    logps: list[tuple[Tensor, ...]] = [()] * len(rows)
+    own: dict[int, tuple[Tensor, ...]] = {}
     order = sorted(range(len(rows)), key=lambda index: rows[index].prompt)  # rows of one prompt share a tree
     for start in range(0, len(rows), ROWS_PER_PASS):
         part = order[start : start + ROWS_PER_PASS]
-        for batch in plan_step(rows, part, budget * LARGER, plain=plan.is_plain, long_rows=plan.in_blocks):
-            for row, sides in _sides(reference.logps(model, batch.to(device)).cpu(), batch).items():
-                logps[row] = sides
+        step = plan_rows(rows, part, budget * LARGER, device, plain=plan.is_plain, long_rows=plan.in_blocks)
+        for batch in step.batches:
+            own |= _sides(reference.logps(model, batch).cpu(), batch)
         advance(len(part))
     model.train(was_training)
-    _save(path, fingerprint, logps)
+    everyone = {row: sides for found in gathered(own) for row, sides in found.items()}
+    logps = [everyone[row] for row in range(len(rows))]
+    on_first(lambda: _save(path, fingerprint, logps))
     return Cached(logps)
 
 
@@ -164,7 +177,7 @@ def _save(path: Path, fingerprint: dict[str, str], logps: list[tuple[Tensor, ...
     from safetensors.torch import save_file
 
     flat = torch.cat([side for sides in logps for side in sides])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(path.name + ".tmp")
     save_file({"logps": flat}, str(temporary), metadata={"fingerprint": json.dumps(fingerprint, sort_keys=True)})
     os.replace(temporary, path)
@@ -193,7 +206,7 @@ def weights_fingerprint(model: Any) -> str:
     for name, weight in model.state_dict().items():
         if "lora_" in name:
             continue
-        flat = weight.detach().flatten()
+        flat = whole(weight.detach()).flatten()
         sample = flat[:: max(1, flat.numel() // 64)].double().cpu()
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]

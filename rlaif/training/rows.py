@@ -112,7 +112,7 @@ def tokenize(
         for example, text in zip(batch, texts, strict=True):
             try:
                 row = _row(example, text, ids, stops, tokenizer.eos_token_id)
-                result.rows.append(_fit(row, max_length, truncation))
+                result.rows.append(_fit(row, max_length, truncation, example.where))
             except _Skip as skip:
                 result.skipped.append(Skipped(example.id, str(skip)))
     return result
@@ -240,15 +240,16 @@ def _completion(
     return Completion(tokens, None if all(learned) else learned)
 
 
-def _fit(row: Row, max_length: int, truncation: Truncation) -> Row:
+def _fit(row: Row, max_length: int, truncation: Truncation, where: str) -> Row:
     """The row within max_length. Completions are never cut: that would lose their stop token."""
     longest = max(map(len, row.completions))
     total = len(row.prompt) + longest
     if total <= max_length:
         return row
     if truncation == "raise":
+        prefix = f"{where}: " if where else ""
         raise TrainError(
-            f"row {row.id}: {total} tokens, more than max_length {max_length}; raise --max-length, or set "
+            f"{prefix}row {row.id}: {total} tokens, more than max_length {max_length}; raise --max-length, or set "
             "truncation to 'drop' or 'truncate-prompt-left'"
         )
     if truncation == "drop" or longest >= max_length:

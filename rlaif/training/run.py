@@ -19,7 +19,15 @@ from rlaif.training.config.paired import SpinConfig
 from rlaif.training.curves import CURVES_FILE, draw_curves
 from rlaif.training.formats import read_examples
 from rlaif.training.rows import Rows, tokenize
-from rlaif.training.run_folder import check_same_run, file_hash, remove_run, start_manifest, write_manifest
+from rlaif.training.run_folder import (
+    check_place,
+    check_same_run,
+    data_hash,
+    remove_run,
+    settings,
+    start_manifest,
+    write_manifest,
+)
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -62,22 +70,26 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
         config = load_preset(config, **keys)
     elif keys:
         raise ConfigError(f"{', '.join(keys)}: a whole configuration is given already; change it there instead")
-    from rlaif.training import ranks
+    from rlaif.training import ranks, sharding
 
     ranks.start()
+    sharding.check_possible(config)
     whole = config
-    data_hash = file_hash(config.data)
-    check_trainer_keys(config)
+    check_place(config, overwrite=overwrite)
+    _check_keys(config)
+    hashed = data_hash(config.data)
     if overwrite:
         _rows(config)  # nothing is deleted for a command that can not run
         ranks.on_first(lambda: remove_run(whole.output))
-    manifest = ranks.on_first(lambda: check_same_run(whole.output, whole, data_hash))
+    manifest = ranks.on_first(lambda: check_same_run(whole.output, whole, hashed))
     if manifest is not None and manifest["finished"]:
         say(f"{config.output}: already finished, nothing is run again (--overwrite starts over)")
         return _result(config, manifest)
     rows = _rows(config)
     if manifest is None:
-        manifest = start_manifest(config, data_hash)
+        manifest = start_manifest(config, hashed)
+    else:
+        manifest["config"] = settings(config)
     if ranks.rank() == 0:
         write_manifest(config.output, manifest)
     if isinstance(config, SpinConfig):
@@ -86,14 +98,21 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
         manifest["rows_hash"] = rows.hash()
         _list_skipped(config, rows)
     base = _run(config, rows)
-    if ranks.rank() == 0:
-        _finish(config, base, data_hash, rows, manifest)
-    ranks.wait()
-    return _result(config, manifest)
+    started = manifest
+    return _result(config, ranks.on_first(lambda: _finish(config, base, rows, started)))
 
 
-def _finish(config: TrainConfig, base: str, data_hash: str, rows: Rows, manifest: dict[str, Any]) -> None:
-    """Writes the card, and marks the run as finished."""
+def _check_keys(config: TrainConfig) -> None:
+    """Raises an error for keys whose values only transformers or the model's configuration can tell to be wrong."""
+    check_trainer_keys(config)
+    if config.router_loss:
+        from rlaif.training.router import check_router
+
+        check_router(config)
+
+
+def _finish(config: TrainConfig, base: str, rows: Rows, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Writes the card, and marks the run as finished; returns its manifest."""
     metrics = _last_metrics(config)
     lines = read_metrics(config.output / METRICS_FILE)
     draw_curves(lines, config.output / CURVES_FILE, f"{config.method}: {config.output.name}")
@@ -101,10 +120,11 @@ def _finish(config: TrainConfig, base: str, data_hash: str, rows: Rows, manifest
         say(warning)
     trained, held_out = (len(side) for side in split(rows.rows, config))
     counts = {"used": trained, "held out": held_out, "left out": len(rows.skipped)}
-    card = model_card(config, base, data_hash, judges_of(config.data), counts, metrics)
+    card = model_card(config, base, manifest["data_hash"], judges_of(config.data), counts, metrics)
     write_text(config.output / "README.md", card)
     manifest.update(finished=True, rows=trained, skipped=len(rows.skipped))
     write_manifest(config.output, manifest)
+    return manifest
 
 
 def displacement(lines: Sequence[dict[str, float]]) -> str | None:
@@ -129,8 +149,9 @@ def displacement(lines: Sequence[dict[str, float]]) -> str | None:
 
 def dry_run(config: TrainConfig) -> DryRun:
     """Tokenises the data and counts, without loading the model's weights."""
-    file_hash(config.data)
-    check_trainer_keys(config)
+    check_place(config)
+    _check_keys(config)
+    data_hash(config.data)
     rows = _rows(config)
     reasons: dict[str, int] = {}
     for skipped in rows.skipped:

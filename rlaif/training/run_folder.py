@@ -11,6 +11,7 @@ import yaml
 
 import rlaif
 from rlaif.errors import ConfigError, DataError
+from rlaif.inputs import is_data_set, read_rows
 from rlaif.progress import say
 from rlaif.records import write_text
 from rlaif.training.checkpoints import checkpoints
@@ -20,13 +21,33 @@ MANIFEST = "manifest.json"
 KIND = "training run"
 """Tells the manifest from that of a recipe: only folders of this kind are ever deleted."""
 CONFIG = "config.yaml"
-MAY_CHANGE = {"output", "micro_batch_tokens", "gradient_checkpointing", "keep_checkpoints"}
-"""Keys that may differ when a run is continued: they change no result (but rounding)."""
+MAY_CHANGE = {
+    "output": "the folder may have been moved",
+    "micro_batch_tokens": "only how a step's rows are divided: the result is the same to rounding",
+    "gradient_checkpointing": "the same numbers, computed twice",
+    "compile": "the same numbers to rounding",
+    "keep_checkpoints": "only what is kept of the way",
+    "save_steps": "only what is kept of the way",
+    "logging_steps": "only what is told of the way",
+    "eval_steps": "only what is told of the way: an evaluation changes no state",
+}
+"""Keys that may differ when a run is continued, and why: they change no result (but rounding)."""
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a data file, in hex. Raises DataError if it is missing or empty."""
+def data_hash(data: Path) -> str:
+    """The SHA-256 of a data file, or of the rows of a data set, in hex. Raises DataError if it is missing or empty."""
+    return _rows_hash(data) if is_data_set(data) else _file_hash(data)
+
+
+def _rows_hash(data: Path) -> str:
+    digest = hashlib.sha256()
+    for _, row in read_rows(data):
+        digest.update(json.dumps(row, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -55,6 +76,25 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest if manifest.get("kind") == KIND else None
+
+
+def check_place(config: TrainConfig, *, overwrite: bool = False) -> None:
+    """Raises ConfigError if the run would write into a model that it reads, or (overwrite) delete what it reads."""
+    output = config.output.resolve()
+    for key in ("model", "reference_model", "init_adapter", "data"):
+        name = getattr(config, key, None)
+        if name is None or not Path(name).exists():
+            continue
+        path = Path(name).resolve()
+        if path.is_dir() and output.is_relative_to(path):
+            raise ConfigError(
+                f"output: {config.output} is in the folder of {key} ({name}), which would be written into; "
+                "choose another -o"
+            )
+        if overwrite and path.is_relative_to(output):
+            raise ConfigError(
+                f"--overwrite would delete {config.output}, and {key} ({name}) is in it; choose another -o, or move it"
+            )
 
 
 def check_same_run(folder: Path, config: TrainConfig, data_hash: str) -> dict[str, Any] | None:

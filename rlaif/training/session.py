@@ -25,6 +25,7 @@ from rlaif.training.logps import patch_forward
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import method_of
 from rlaif.training.policy import Policy, fast_plan, load_policy
+from rlaif.training.quantized import compute_alike
 from rlaif.training.ranks import on_first, rank
 from rlaif.training.reference import (
     AdapterOff,
@@ -34,6 +35,7 @@ from rlaif.training.reference import (
     weights_fingerprint,
 )
 from rlaif.training.rows import Row, Rows
+from rlaif.training.sharding import is_spread, requested, shard, whole_weights
 from rlaif.training.trainer import PolicyTrainer, Screen, Work, memory_errors
 from rlaif.types import content_hash
 
@@ -93,7 +95,7 @@ def trainer_of(
     work = Work(
         rows=rows, trained=trained, held_out=held_out, method=method, reference=reference, plan=plan, budget=budget,
         metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
-        eval_steps=config.eval_steps, follow=follow,
+        eval_steps=config.eval_steps, router_loss=config.router_loss, follow=follow,
     )  # fmt: skip
     return PolicyTrainer(policy.model, arguments, work, callbacks)
 
@@ -131,22 +133,31 @@ def _reference(
     if config.reference_kind == "copy":
         name = config.reference_model or config.model
         say(f"the reference is a second model in memory: {name}")
-        return _frozen_model(config, name, policy)
+        return _frozen_model(config, name, policy, rows, device)
     return _cached(config, rows, policy, plan, budget, device)
 
 
-def _frozen_model(config: ReferenceConfig, name: str, policy: Policy) -> FrozenModel:
-    """A second model, frozen. Raises TrainError if its tokens are not the policy's."""
+def _frozen_model(
+    config: ReferenceConfig, name: str, policy: Policy, rows: Sequence[Row], device: torch.device
+) -> FrozenModel:
+    """A second model, frozen. Raises TrainError if its tokens are not the policy's, or its log-probs not its own."""
     if name != config.model and load_tokenizer(name).get_vocab() != load_tokenizer(config.model).get_vocab():
         raise TrainError(
             f"reference_model: {name} and the policy {config.model} have different tokenizers, so their log-probs can "
             "not be compared; name a reference of the same family"
         )
-    first = next(policy.model.parameters())
-    dtype = str(first.dtype).removeprefix("torch.")
-    model = load_model(policy.base if name == config.model else name, dtype, str(first.device))
+    first, sharding = next(policy.model.parameters()), requested()
+    dtype, start = str(first.dtype).removeprefix("torch."), "cpu" if sharding else str(first.device)
+    source, bits = (policy.base, config.quantize) if name == config.model else (name, "none")
+    model = load_model(source, dtype, start, quantize=bits)
+    compute_alike(model)
     patch_forward(model)
-    return FrozenModel(model, fast_plan(model))
+    plan = fast_plan(model, first.device.type)
+    if sharding is not None:
+        shard(model.requires_grad_(False), sharding, first.device)
+    reference = FrozenModel(model, plan)
+    reference.plan = checked_plan(reference.model, rows[: config.batch_size], plan, device)
+    return reference
 
 
 def _cached(
@@ -164,7 +175,7 @@ def _cached(
     }
     source: Callable[[], tuple[Reference, Any]] = lambda: (AdapterOff(plan, policy.model), policy.model)  # noqa: E731
     if other is not None:
-        source = lambda: (_frozen_model(config, other, policy), policy.model)  # noqa: E731
+        source = lambda: (_frozen_model(config, other, policy, rows, device), policy.model)  # noqa: E731
     path = cache_path(config, fingerprint)
     with progress("reference log-probs", len(rows), "rows") as advance:
         return cached_reference(path, fingerprint, source, rows, plan, budget, device, advance)
@@ -179,12 +190,16 @@ def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:
 def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
     """The adapter or model and its tokenizer, in the root of the run folder."""
     folder: Path = config.output
-    if policy.autocast:
+    keys: dict[str, Any] = {} if config.full else {"selected_adapters": ["default"]}
+    if is_spread(policy.model):
+        keys["state_dict"] = whole_weights(policy.model)
+    if rank() > 0:
+        return
+    if policy.autocast and "state_dict" in keys:
+        keys["state_dict"] = {name: value.to(torch.bfloat16) for name, value in keys["state_dict"].items()}
+    elif policy.autocast:
         policy.model.to(torch.bfloat16)
-    if not config.full:
-        policy.model.save_pretrained(str(folder), selected_adapters=["default"])
-    else:
-        policy.model.save_pretrained(str(folder))
+    policy.model.save_pretrained(str(folder), **keys)
     tokenizer = load_tokenizer(config.model)
     if trainer.method.scores_answers:
         tokenizer.pad_token_id = reward_padding(tokenizer)

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rlaif.training.batches import Batch, plan_step
 from rlaif.training.methods import Counts
-from rlaif.training.ranks import most, rank, world_size
+from rlaif.training.ranks import gathered, rank, world_size
 from rlaif.training.rows import Row
 
 
@@ -64,13 +64,14 @@ class Step:
     """One process's part of an optimiser step.
 
     rows: of the whole step. counts: of the whole step. batches: this process's micro-batches; the ones from `n_real` on
-    only keep it in time with the others, and weigh nothing.
+    only keep it in time with the others, and weigh nothing. n_tokens: positions of the whole step that are no padding.
     """
 
     rows: tuple[Row, ...]
     counts: Counts
     batches: list[Batch]
     n_real: int
+    n_tokens: int
 
 
 def plan(
@@ -88,12 +89,14 @@ def plan(
     shape = {"plain": plain, "read_last": read_last, "long_rows": long_rows}
     batches = plan_step(rows, own, budget, **shape) if own else []
     n_real = len(batches)
-    padding = most(n_real) - n_real
+    everyone = gathered((n_real, sum(batch.n_tokens for batch in batches)))
+    padding = max(n for n, _ in everyone) - n_real
     if padding:
         filler = batches[:1] or plan_step(rows, indexes[:1], budget, **shape)
         batches += filler * padding
     chosen = tuple(rows[index] for index in indexes)
-    return Step(chosen, Counts.of(chosen), [batch.to(device) for batch in batches], n_real)
+    moved = [batch.to(device) for batch in batches]
+    return Step(chosen, Counts.of(chosen), moved, n_real, sum(n_tokens for _, n_tokens in everyone))
 
 
 def shares(rows: Sequence[Row], indexes: Sequence[int], count: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,19 @@ from rlaif.training.methods import Method, Metrics, Scored
 from rlaif.training.ranks import gathered, rank, wait, world_size
 from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.rows import Row
+from rlaif.training.sharding import (
+    is_sharded,
+    is_spread,
+    load_optimizer_state,
+    load_weights,
+    optimizer_state,
+    whole,
+    whole_weights,
+)
 from rlaif.training.steps import RowIndexes, Step, StepLoader, plan
 
 NAN_FILE = "not_finite.json"
+OPTIMIZER_FILE, SCHEDULER_FILE = "optimizer.pt", "scheduler.pt"
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Work:
     """What a trainer trains on and how: everything but the model and the arguments of transformers.
 
     rows: all of them; trained and held_out: indexes into them. plan, budget: how rows become micro-batches.
-    eval_steps: steps between evaluations on the held-out rows. follow: (steps, mixup) of a reference that follows.
+    eval_steps: steps between evaluations on the held-out rows. router_loss: its weight. follow: (steps, mixup) of a
+    reference that follows.
     """
 
     rows: Sequence[Row]
@@ -46,7 +57,13 @@ class Work:
     metrics_path: Path
     keep_checkpoints: int
     eval_steps: int
+    router_loss: float = 0.0
     follow: tuple[int, float] | None = None
+
+    @property
+    def routes(self) -> bool:
+        """Whether the model is asked for its router loss."""
+        return self.router_loss > 0
 
 
 class PolicyTrainer(Trainer):
@@ -54,6 +71,8 @@ class PolicyTrainer(Trainer):
 
     def __init__(self, model: Any, arguments: Any, work: Work, callbacks: list[TrainerCallback]) -> None:
         super().__init__(model=model, args=arguments, train_dataset=RowIndexes(work.trained), callbacks=callbacks)
+        # What Trainer calls a model that was sharded before it came: it is not wrapped, and gathered to be saved.
+        self.is_sharded = self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
         self.work, self.method = work, work.method
         self.progress = Progress()
@@ -63,6 +82,12 @@ class PolicyTrainer(Trainer):
     def resume(self, checkpoint: Path | None) -> None:
         """Trains to the end, from a complete checkpoint if there is one."""
         if checkpoint is not None:
+            with_deepspeed = any(checkpoint.glob("global_step*"))
+            if with_deepspeed != self.is_deepspeed_enabled:
+                raise TrainError(
+                    f"{checkpoint} was written with{'' if with_deepspeed else 'out'} DeepSpeed; continue the run as it "
+                    "began, or start it again"
+                )
             saved = read_progress(checkpoint)
             self.method.load_state(saved.method)
             self.progress = saved if rank() == 0 else Progress(n_tokens=0)
@@ -73,15 +98,14 @@ class PolicyTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer. Raises ConfigError for numbers it does not take."""
-        try:
+        with _refusals("optimizer"):
             return super().create_optimizer(model)
-        except ValueError as error:
-            raise ConfigError(f"trainer: the optimizer refuses its settings: {error}") from None
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of transformers, but that a warm-up of w steps starts at 1 / (w + 1) instead of 0: a step with a
         learning rate of 0 would learn nothing, and it may be the only one."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        with _refusals("schedule"):
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)
         if warmup and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             scheduler.lr_lambdas = [_warmed_up(own, warmup) for own in scheduler.lr_lambdas]
@@ -121,15 +145,30 @@ class PolicyTrainer(Trainer):
 
     def _scored(self, model: Any, batch: Batch, rows: Sequence[Row]) -> Scored:
         """What policy and reference say of a micro-batch, with gradient for the policy's part unless switched off."""
-        chosen = tuple(rows[index] for index in batch.layout.rows)
+        chosen, routes = tuple(rows[index] for index in batch.layout.rows), self.work.routes
         if self.method.scores_answers:
-            return Scored(batch.layout, chosen, {"rewards": batch_rewards(model, batch, self.work.plan)})
+            outputs = batch_rewards(model, batch, self.work.plan, routes=routes)
+            balance = outputs.pop("router_loss", None)
+            return Scored(batch.layout, chosen, outputs, router_loss=balance)
         reference, known = self.work.reference, None
         if reference is not None and self.method.needs_distribution:
             known = reference.distribution(model, batch)
         logps = None if reference is None else reference.logps(model, batch)
-        outputs = batch_scores(model, batch, self.work.plan, extras=self.method.extras, reference=known)
-        return Scored(batch.layout, chosen, outputs, logps)
+        outputs = batch_scores(model, batch, self.work.plan, extras=self.method.extras, reference=known, routes=routes)
+        balance = outputs.pop("router_loss", None)
+        return Scored(batch.layout, chosen, outputs, logps, balance)
+
+    def _balance(self, router_loss: Tensor | None, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
+        """A micro-batch's share of the step's weighted router loss, and its metric (which has no weight).
+
+        The step's is the mean over micro-batches of all processes, each weighing as many positions as it has. That is
+        not the router loss of all positions at once, which is a product of two means: as in transformers and
+        Megatron-LM, experts are balanced within what is read together.
+        """
+        if router_loss is None:
+            return torch.zeros((), device=self.args.device), {}
+        share = self.work.router_loss * batch.n_tokens / step.n_tokens
+        return share * router_loss, {"router_loss": (router_loss.detach() * batch.n_tokens, float(batch.n_tokens))}
 
     def _separate(self, model: Any, step: Step) -> tuple[list[Tensor], list[Metrics]]:
         """Each micro-batch's loss by itself, forward and backward in turn."""
@@ -142,9 +181,11 @@ class PolicyTrainer(Trainer):
                     if self.method.couples:
                         self.method.observe(scored)
                     loss, found = self.method.loss(scored, step.counts)
+                    balance, spread = self._balance(scored.router_loss, batch, step)
+                    loss = loss + balance
                 self._backward(loss if real else loss * 0.0)
             losses.append(loss.detach() if real else torch.zeros_like(loss))
-            metrics += [found] if real else []
+            metrics += [found, spread] if real else []
         return losses, metrics
 
     def _coupled(self, model: Any, step: Step) -> tuple[list[Tensor], list[Metrics]]:
@@ -163,23 +204,35 @@ class PolicyTrainer(Trainer):
         self.method.observe(scored)
         loss, metrics = self.method.loss(scored, step.counts)
         slopes = torch.autograd.grad(loss, leaves[: step.n_real]) if step.n_real else ()
+        share = 1 / world_size()  # every process computed the whole of it
+        total = loss.detach() * share
+        found = [{name: (value * share, n * share) for name, (value, n) in metrics.items()}]
         for number, batch in enumerate(step.batches):
             _set_random_state(states[number], self.args.device)
             with self._synchronised(model, last=number == len(step.batches) - 1):
                 with self.compute_loss_context_manager():
-                    logps = batch_logps(model, batch, self.work.plan)
-                slope = slopes[number] if number < step.n_real else torch.zeros_like(logps)
-                self._backward((logps * slope).sum())
-        share = 1 / world_size()  # every process computed the whole of it
-        return [loss.detach() * share], [{name: (value * share, n * share) for name, (value, n) in metrics.items()}]
+                    outputs = batch_scores(model, batch, self.work.plan, routes=self.work.routes)
+                    balance, spread = self._balance(outputs.get("router_loss"), batch, step)
+                real = number < step.n_real
+                slope = slopes[number] if real else torch.zeros_like(outputs["logps"])
+                balance = balance if real else balance * 0.0
+                self._backward((outputs["logps"] * slope).sum() + balance)
+            total = total + balance.detach()
+            found += [spread] if real else []
+        return [total], found
 
     def _backward(self, loss: Tensor) -> None:
         """Adds to the gradients, which wrappers average over processes: hence the factor."""
         self.accelerator.backward(loss * world_size())
 
     def _synchronised(self, model: Any, last: bool) -> Any:
-        """Processes exchange gradients once a step, after the last micro-batch."""
-        return contextlib.nullcontext() if last or world_size() == 1 else self.accelerator.no_sync(model)
+        """Processes exchange gradients once a step, after the last micro-batch; with sharded weights after each, which
+        keeps the gradients sharded too. DeepSpeed's engine also makes its step after the last one, and must be told."""
+        if self.is_deepspeed_enabled:
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            return contextlib.nullcontext()
+        now = last or world_size() == 1 or self.is_sharded
+        return contextlib.nullcontext() if now else self.accelerator.no_sync(model)
 
     def _score_side_rows(self, model: Any, step: Step, number: int) -> None:
         """Gives the method what it needs of its side rows, whose log-probs have no gradient."""
@@ -216,13 +269,18 @@ class PolicyTrainer(Trainer):
             self._score_side_rows(model, step, -1)
             with torch.no_grad(), self.compute_loss_context_manager():
                 parts = [self._scored(model, batch, self.work.rows) for batch in step.batches][: step.n_real]
+                spread = [
+                    self._balance(part.router_loss, batch, step)
+                    for part, batch in zip(parts, step.batches, strict=False)
+                ]
                 if self.method.couples:
                     parts = [_joined(parts, [part.logps for part in parts], self.args.device)]
                 found = [self.method.loss(part, step.counts) for part in parts]
             share = 1 / world_size() if self.method.couples else 1.0
             weight = step.counts.tokens if self.method.unit == "tokens" else step.counts.rows
             losses = [{"loss": (loss * weight * share, 0.0)} for loss, _ in found]
-            self._account([*losses, *(metrics for _, metrics in found)]) if found else None
+            losses += [{"loss": (balance * weight, 0.0)} for balance, _ in spread]
+            self._account([*losses, *(metrics for _, metrics in [*found, *spread])]) if found else None
             self.progress.add("loss", 0.0, weight / world_size())
         means = self.method.means(self._reduced(self.progress).means())
         self.progress = kept
@@ -235,7 +293,7 @@ class PolicyTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """The norm before clipping. Stops before a gradient that is no number reaches the weights."""
-        norm = super()._clip_grad_norm(model)
+        norm = whole(super()._clip_grad_norm(model))
         self._check_finite(float(norm), "gradient")
         return norm
 
@@ -280,17 +338,67 @@ class PolicyTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         total = self._reduced(self.progress)
         self.progress = total if rank() == 0 else Progress()
+        if self.work.follow is not None:
+            assert isinstance(self.work.reference, FrozenModel)
+            self.work.reference.save(folder)
         wait()
         if self.is_world_process_zero():
-            if self.work.follow is not None:
-                assert isinstance(self.work.reference, FrozenModel)
-                self.work.reference.save(folder)
             total.method = self.method.state()
             mark_complete(folder, total, self.work.keep_checkpoints)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint."""
+        if not is_spread(self.model):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = whole_weights(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_sharded:
+            load_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_deepspeed_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        by_name = any(isinstance(name, str) for group in state["param_groups"] for name in group["params"])
+        if not by_name and self.is_sharded:
+            raise TrainError(
+                f"{checkpoint} was written by processes with whole weights; continue the run without sharding, or start "
+                "it again"
+            )
+        if not by_name:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts padded positions."""
         return 0
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turns the error of an optimizer or schedule that does not take its settings into a message."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: the {what} refuses its settings: {error}") from None
 
 
 def _warmed_up(own: Callable[[int], float], warmup: int) -> Callable[[int], float]:
@@ -354,6 +462,7 @@ class Screen(TrainerCallback):
         self.advance, self.last_said = advance, -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint holds the intervals it was saved with
         if state.global_step:
             self.advance(state.global_step)
 

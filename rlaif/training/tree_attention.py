@@ -83,7 +83,7 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         output = torch.zeros_like(query)
-        log_sums = query.new_zeros(query.shape[:-1])
+        log_sums = query.new_zeros(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
         layout = mask.tree_blocks if hasattr(mask, "tree_blocks") else list(blocks(mask))
         for row, start, end, branches in layout:
             q, k, v = (item[row : row + 1] for item in (query, key, value))

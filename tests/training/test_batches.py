@@ -22,7 +22,7 @@ from rlaif.training.rows import Completion, Row
 def in_blocks() -> Any:
     """A Llama with attention block by block and fused layers, as it is trained on the CPU."""
     made = build_llama()
-    assert fast_plan(made).in_blocks
+    assert fast_plan(made, "cpu").in_blocks
     return made
 
 

@@ -72,6 +72,17 @@ def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Pa
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "beta"], "--set beta: expected KEY=VALUE"),
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "lora.rank=4"], "unknown key 'lora.rank'"),
         (["kto", "-m", "M", "--data", "d", "-o", "o", "--config", "dpo"], "is a preset of the method dpo, not kto"),
+        (["dpo", "-m", "M", "--from", "N", "--data", "d", "-o", "o"], "all name the model to start from; give one"),
+        (
+            ["dpo", "-m", "M", "--lr", "1", "--set", "learning_rate=2"],
+            "--set learning_rate=2: learning_rate is given by --lr too",
+        ),
+        (["dpo", "-m", "M", "--lora-r", "1", "--set", "lora={r: 2}"], "lora.r is given by --lora-r too"),
+        (["dpo", "-m", "M", "--lora", "--set", "full=true"], "full is given by --full/--lora too"),
+        (["dpo", "-m", "M", "--beta", "1", "--set", "beta.x=2"], "beta is given by --beta too"),
+        (["dpo", "-m", "M", "--set", "beta=1", "--set", "beta=2"], "beta is given by --set beta=1 too"),
+        (["dpo", "-m", "M", "--set", "method=kto"], "the method is the first argument: rlaif train kto"),
+        (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "name=x"], "unknown key 'name'"),
     ],
 )
 def test_refusals(invoke: Any, arguments: list[str], message: str) -> None:

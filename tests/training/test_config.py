@@ -103,6 +103,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dpo", {"full": True, "quantize": "4bit"}, "quantize is impossible with full"),
     ("dpo", {"learning_rate": 0.0}, "learning_rate must be greater than 0"),
     ("dpo", {"truncation": "cut"}, "truncation: Input should be 'drop', 'truncate-prompt-left' or 'raise'"),
+    ("dpo", {"beta": float("inf")}, "^beta: Input should be a finite number .found inf.$"),
+    ("dpo", {"learning_rate": ".nan"}, "^learning_rate: Input should be a valid number or 'auto' .found '.nan'.$"),
+    ("dpo", {"learning_rate": float("nan")}, "^learning_rate: Input should be a finite number or 'auto' .found nan.$"),
+    ("dpo", {"loss": {"name": "ipo", "weight": float("inf")}}, "weight: Input should be a finite number"),
+    ("dpo", {"trainer": {"max_grad_norm": float("inf")}}, "^trainer.max_grad_norm: Input should be a finite number"),
+    (
+        "dpo",
+        {"lora": "x"},
+        "^lora: Input should be a mapping with any of the keys alpha, .*target_modules .found 'x'.$",
+    ),
+    ("dpo", {"lora": {"target_modules": 5}}, "^lora.target_modules: Input should be 'all-linear' or a list .found 5.$"),
+    ("dpo", {"lora": {"target_modules": [5]}}, "^lora.target_modules.0: Input should be a valid string .found 5.$"),
+    ("dpo", {"loss": {"name": "ipo", "tau": 1}}, "^unknown key 'loss.0.ipo.tau'; allowed: average, name, weight$"),
+    ("dpo", {"loss": {"tau": 1}}, r"^loss: \{\"tau\": 1\} names no loss, as \{name: ipo\} does; losses: sigmoid"),
+    ("dpo", {"loss": [None]}, "^loss: null names no loss"),
 ]
 
 
@@ -110,6 +125,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 def test_refusals(method: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_preset(method, **NEEDED, **changes)
+
+
+def test_an_error_names_the_preset_only_for_what_stands_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("method: dpo\nbeta: -1\nloss: robust\n")
+    with pytest.raises(ConfigError) as caught:
+        load_preset(str(tmp_path / "mine.yaml"), **NEEDED, epochs=-1)
+    told = str(caught.value).splitlines()
+    assert sorted(line.replace(str(tmp_path), "") for line in told) == [
+        "/mine.yaml: beta: Input should be greater than 0 (found -1)",
+        "epochs: Input should be greater than 0 (found -1)",
+    ]
+    with pytest.raises(ConfigError, match=r"^.*mine\.yaml: loss robust needs label_smoothing above 0"):
+        load_preset(str(tmp_path / "mine.yaml"), **NEEDED, beta=1)
 
 
 def test_a_loss_is_a_name_or_a_weighted_list() -> None:
@@ -142,6 +170,30 @@ def test_trainer_values_that_are_no_numbers_and_numbers_no_optimizer_takes(train
         train(train_config(trainer={"adam_beta1": 7.0}))
 
 
+REFUSED_TRAINER: list[tuple[str, Any, str]] = [
+    ("warmup_steps", -5, "expected at least 0, found -5"),
+    ("weight_decay", "-1e-2", "expected at least 0, found '-1e-2'"),
+    ("max_grad_norm", "inf", "expected a number, found 'inf'"),
+    ("dataloader_num_workers", -1, "expected at least 0, found -1"),
+    ("max_steps", -5, "expected at least 1, or -1 for as many steps as 'epochs' makes, found -5"),
+    ("max_steps", 0, "expected at least 1, or -1"),
+    ("max_steps", "1e3", "expected a whole number, found '1e3'"),
+    ("ddp_timeout", 1.5, "expected a whole number, found 1.5"),
+    ("lr_scheduler_kwargs", 5, "expected a mapping, found 5"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), REFUSED_TRAINER)
+def test_a_trainer_value_out_of_range_is_one_message(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^trainer\.{key}: {message}[^\n]*$"):
+        check_trainer_keys(load_preset("dpo", **NEEDED, trainer={key: value}))
+
+
+def test_the_best_model_is_refused_with_what_is_true() -> None:
+    with pytest.raises(ConfigError, match=r"what the last step gave; held-out rows are evaluated as eval/\.\.\."):
+        check_trainer_keys(load_preset("dpo", **NEEDED, trainer={"load_best_model_at_end": True}))
+
+
 def test_the_owned_keys_are_keys_of_transformers() -> None:
     import dataclasses
 
@@ -155,6 +207,8 @@ def test_trainer_keys_reach_transformers(tmp_path: Path) -> None:
 
     small = load_preset("dpo", **NEEDED, trainer={"adam_epsilon": "1e-7"})  # as YAML reads it
     assert training_arguments(small, tmp_path, autocast=False).adam_epsilon == 1e-7
+    named = load_preset("dpo", **NEEDED, trainer={"run_name": "5", "report_to": "none"})
+    assert training_arguments(named, tmp_path, autocast=False).run_name == "5"
     config = load_preset("dpo", **NEEDED, trainer={"adam_beta2": 0.95, "weight_decay": 0.1, "max_steps": 7})
     arguments = training_arguments(config, tmp_path, autocast=False)
     assert (arguments.adam_beta2, arguments.weight_decay, arguments.max_steps) == (0.95, 0.1, 7)
@@ -177,6 +231,8 @@ BAD_FOLDERS: list[tuple[Callable[[Path], dict[str, Any]], str]] = [
     (lambda folder: {"data": _touch(folder / "b.jsonl", "{]\n")}, "b.jsonl:1: broken JSON"),
     (lambda folder: {"model": str(folder / "nowhere")}, "nowhere: no such model folder"),
     (lambda folder: {"output": _touch(folder / "x" / "notes.txt").parent}, "holds no training run"),
+    (lambda folder: {"output": Path("/proc/foo")}, "^/proc/foo: can not be"),
+    (lambda folder: {"max_length": 20, "truncation": "raise"}, "pairs.jsonl:1: row pair-0: 30 tokens, more than"),
     (lambda folder: {"max_length": 20}, "no rows left to train on .11 left out, pair-0: too long"),
 ]
 
@@ -195,6 +251,28 @@ def test_bad_input_is_one_clear_error(
 
     with pytest.raises(RlaifError, match=message):
         train(train_config(**changes(tmp_path)))
+
+
+@pytest.mark.parametrize("inside", ["", "runs/dpo"])
+@pytest.mark.parametrize("key", ["model", "reference_model", "init_adapter"])
+def test_a_run_does_not_write_into_a_model(train_config: Any, tmp_path: Path, key: str, inside: str) -> None:
+    from rlaif.training import dry_run, train
+
+    (tmp_path / "model").mkdir()
+    config = train_config(**{key: str(tmp_path / "model"), "output": tmp_path / "model" / inside})
+    for start in (train, dry_run):
+        with pytest.raises(ConfigError, match=rf"in the folder of {key} .* would be written into; choose another -o"):
+            start(config)
+
+
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_overwrite_does_not_delete_what_the_run_reads(train_config: Any, tmp_path: Path, key: str) -> None:
+    from rlaif.training import train
+
+    path = _touch(tmp_path / "old" / "x.gguf", "x")
+    with pytest.raises(ConfigError, match=rf"--overwrite would delete .*old, and {key} .* is in it"):
+        train(train_config(**{key: str(path)}, output=tmp_path / "old"), overwrite=True)
+    assert path.exists()
 
 
 def test_an_adapter_whose_base_is_missing_is_refused(train_config: Any, tmp_path: Path, tokenizer: Any) -> None:

@@ -260,6 +260,12 @@ def test_labels(tmp_path: Path, row: dict[str, Any], label: bool) -> None:
     assert (texts(example.prompt), texts(example.completions[0])) == (["user: hi"], ["assistant: a"])
 
 
+@pytest.mark.parametrize(("given", "label"), [(1, True), (0, False), (1.0, True)])
+def test_ones_and_zeros_are_labels(tmp_path: Path, given: float, label: bool) -> None:
+    (example,) = read(tmp_path, {"prompt": "hi", "completion": "a", "label": given}, "labels")
+    assert example.label is label
+
+
 STEP_ROW = {
     "prompt": "2+3*4?", "initial_reason_steps": "Step 1: 3*4=12.\nStep 2: ", "chosen": "2+12=14.",
     "rejected": "2+12=15.", "full_chosen": "...", "full_rejected": "...", "answer": "14",
@@ -356,7 +362,7 @@ def test_labels_of_a_csv_file_are_read(tmp_path: Path) -> None:
     path.write_text("prompt,completion,label\nq,a,True\nq,b,false\n")
     assert [example.label for example in read_examples(path, "labels")] == [True, False]
     path.write_text("prompt,completion,label\nq,a,maybe\n")
-    with pytest.raises(DataError, match=r"a\.csv:2: label: expected true or false, found 'maybe'"):
+    with pytest.raises(DataError, match=r"a\.csv:2: label: expected true or false .or 1 or 0., found 'maybe'"):
         list(read_examples(path, "labels"))
 
 
@@ -388,7 +394,7 @@ BROKEN = [
     ("answers", {"messages": {"a": 1}}, r"messages: expected a list"),
     ("answers", {"instruction": ["a"], "output": "b"}, r"instruction, input: expected texts"),
     ("answers", {"instruction": "a", "output": "b", "history": ["q"]}, r"history: expected a list of \[question"),
-    ("labels", {"prompt": "q", "completion": "a", "label": 1}, r"label: expected true or false, found 1"),
+    ("labels", {"prompt": "q", "completion": "a", "label": 2}, r"label: expected true or false .or 1 or 0., found 2"),
     ("labels", {"instruction": "q", "output": "a", "kto_tag": "yes"}, r"kto_tag: expected true or false"),
     ("pairs", {**PAIRS["explicit"], "margin": "big"}, r"margin: expected a number, found 'big'"),
     ("pairs", {**PAIRS["explicit"], "margin": float("nan")}, r"margin: expected a number, found nan"),
@@ -408,6 +414,59 @@ BROKEN = [
 def test_broken_rows_name_file_and_line(tmp_path: Path, kind: Kind, row: Any, message: str) -> None:
     with pytest.raises(DataError, match=r"data\.jsonl:1: .*" + message):
         read(tmp_path, row, kind)
+
+
+WHOLE: dict[Kind, dict[str, Any]] = {
+    "pairs": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "answers": {"prompt": "q", "completion": "a"},
+    "conversations": {"messages": [user("q"), assistant("a")]},
+    "labels": {"prompt": "q", "completion": "a", "label": True},
+    "steps": STEP_ROW,
+}
+GAPS: list[tuple[Kind, dict[str, Any], str]] = [
+    ("pairs", {"prompt": "", "chosen": "a", "rejected": "b"}, "prompt"),
+    ("pairs", {"prompt": "q", "chosen": None, "rejected": "b"}, "chosen"),
+    ("pairs", {"prompt": "q", "chosen": "a"}, "rejected"),
+    ("pairs", {"prompt": None, "chosen": [], "rejected": None}, "prompt, chosen, rejected"),
+    ("pairs", {"id": "", "other": None}, "prompt, chosen, rejected"),
+    ("answers", {"prompt": [], "completion": "a"}, "prompt"),
+    ("answers", {"prompt": "q", "completion": None}, "completion"),
+    ("answers", {"prompt": "q", "completion": []}, "completion"),
+    ("conversations", {"messages": []}, "messages"),
+    ("labels", {"prompt": "q", "completion": "a", "label": None}, "label"),
+    ("labels", {"prompt": "q", "completion": "a", "label": ""}, "label"),
+    ("steps", {**STEP_ROW, "initial_reason_steps": None}, "initial_reason_steps"),
+]
+
+
+@pytest.mark.parametrize("rows_before", [0, 1, 120])
+@pytest.mark.parametrize(("kind", "row", "fields"), GAPS)
+def test_a_row_with_an_empty_field_is_left_out(
+    tmp_path: Path, kind: Kind, row: dict[str, Any], fields: str, rows_before: int
+) -> None:
+    path = write(tmp_path, *[WHOLE[kind]] * rows_before, row, WHOLE[kind])
+    skipped = [example for example in read_examples(path, kind) if example.skip_reason]
+    assert [(example.id, example.skip_reason) for example in skipped] == [
+        (f"line-{rows_before + 1}", f"empty or missing: {fields}")
+    ]
+
+
+def test_rows_that_are_all_empty_are_told_by_their_keys(tmp_path: Path) -> None:
+    (example,) = read(tmp_path, {"prompt": "q", "chosen": None, "rejected": None}, "pairs")
+    assert example.skip_reason == "empty or missing: chosen, rejected"
+
+
+def test_a_row_of_another_format_is_no_row_with_an_empty_field(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE["pairs"], {"text": "Once upon a time"})
+    with pytest.raises(DataError, match=r"data\.jsonl:2: no preference pair: found the keys text"):
+        list(read_examples(path, "pairs"))
+
+
+def test_an_empty_cell_of_a_table_is_an_empty_field(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected\nq,a,b\nq,,b\n,,\n")
+    reasons = [example.skip_reason for example in read_examples(path, "pairs")]
+    assert reasons == ["", "empty or missing: chosen", "empty or missing: prompt, chosen, rejected"]
 
 
 def test_plain_text_is_refused(tmp_path: Path) -> None:

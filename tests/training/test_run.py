@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny import write_pairs
 
-from rlaif.errors import ConfigError, TrainError
+from rlaif.errors import ConfigError, DataError, TrainError
 from rlaif.models import load_model, load_tokenizer
 from rlaif.training import TrainConfig, dry_run, parse_config, train
 from rlaif.training.checkpoints import MARKER, read_metrics, resume_point
@@ -226,6 +227,23 @@ def test_another_configuration_or_other_data_is_refused(train_config: Any, pairs
     assert train(train_config(), overwrite=True).rows == 10
 
 
+def test_keys_that_change_no_result_may_change(train_config: Any, tmp_path: Path) -> None:
+    """Killed in the middle and continued with other intervals, the weights are those of the whole run."""
+    settings: dict[str, Any] = {"epochs": 2, "validation": 0.2, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}
+    changed = {"save_steps": 3, "logging_steps": 2, "keep_checkpoints": 1, "eval_steps": 3}
+    whole, killed = train_config(**settings, output=tmp_path / "whole"), tmp_path / "killed"
+    train(whole)
+    kill_after_step(train_config(**settings, save_steps=1, output=killed), 2, tmp_path / "flag")
+    train(train_config(**settings, **changed, output=killed))
+    one, other = weights(whole.output), weights(killed)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    manifest = json.loads((killed / "manifest.json").read_text())
+    assert {key: manifest["config"][key] for key in changed} == changed
+    assert yaml.safe_load((killed / "config.yaml").read_text()) == manifest["config"]
+    evaluated = [line["step"] for line in read_metrics(killed / "metrics.jsonl") if "eval/loss" in line]
+    assert evaluated == [3, 6]
+
+
 def test_overwrite_deletes_nothing_but_runs(train_config: Any, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("x")
@@ -241,6 +259,71 @@ def test_skipped_rows_are_listed(train_config: Any, pairs_file: Path) -> None:
     assert train(config).skipped == 1
     (line,) = (config.output / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line) == {"id": "same", "reason": "chosen and rejected are the same text"}
+
+
+def test_rows_with_an_empty_field_are_listed_and_counted(
+    train_config: Any, pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": "a", "chosen": None, "rejected": "b"},
+        {"id": "no-prompt", "prompt": "", "chosen": "a", "rejected": "b"},
+    ]
+    with pairs_file.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    config = train_config()
+    assert train(config).skipped == 2
+    assert [json.loads(line) for line in (config.output / "skipped.jsonl").read_text().splitlines()] == [
+        {"id": "line-12", "reason": "empty or missing: chosen"},
+        {"id": "no-prompt", "reason": "empty or missing: prompt"},
+    ]
+    assert "2 of 13 rows left out; why: " in capsys.readouterr().err
+    assert dry_run(config).skipped == {"empty or missing": 2}
+
+
+def test_only_empty_rows_are_an_error(train_config: Any, pairs_file: Path) -> None:
+    pairs_file.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n' * 2)
+    with pytest.raises(DataError, match=r"no rows left to train on .2 left out, line-1: empty or missing: chosen"):
+        train(train_config())
+
+
+def test_a_data_set_is_trained_on_by_its_name(
+    train_config: Any, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    asked = []
+
+    def load(name: str, split: str) -> Any:
+        asked.append((name, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    config = train_config(data="owner/pairs-v0.1")
+    assert train(config).rows == 11
+    assert set(asked) == {("owner/pairs-v0.1", "train")}
+    card = (config.output / "README.md").read_text()
+    assert "| data | `owner/pairs-v0.1` (SHA-256 " in card
+    assert train(config).rows == 11  # finished
+    rows[0]["chosen"][0]["content"] = "other"
+    with pytest.raises(ConfigError, match=r"the content of owner/pairs-v0.1: hash was"):
+        train(config)
+    assert dry_run(train_config(data="owner/pairs:test[:5]")).rows == 11
+    assert asked[-1] == ("owner/pairs", "test[:5]")
+
+
+def test_the_card_holds_no_path_of_this_machine(train_config: Any, tmp_path: Path, model_folder: Path) -> None:
+    judges = [{"judge": "j", "model": str(model_folder)}, {"judge": "k", "model": "org/name"}]
+    data = write_pairs(tmp_path / "judged.jsonl", 4, provenance={"judges": judges})
+    config = train_config(data=data)
+    train(config)
+    card = (config.output / "README.md").read_text()
+    assert str(tmp_path) not in card
+    assert str(model_folder.parent) not in card
+    for part in ('base_model: "tiny"', "--model tiny --data judged.jsonl -o run", "j (tiny), k (org/name)"):
+        assert part in card
+    base = json.loads((config.output / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(model_folder.resolve())
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

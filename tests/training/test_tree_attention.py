@@ -42,6 +42,20 @@ def test_equals_attention_with_a_dense_mask(rows: list[Row], long_rows: bool, ke
         torch.testing.assert_close(got, wanted)
 
 
+def test_in_bfloat16_the_gradients_are_those_of_float32(rows: list[Row]) -> None:
+    (batch,) = plan_step(rows, range(len(rows)), 10_000, long_rows=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(3, len(batch.input_ids), 2, batch.input_ids.shape[1], 8, generator=generator)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [item.bfloat16().to(dtype).requires_grad_() for item in drawn]
+        output = _attention(None, *inputs, segments(batch))[0]
+        gradients.append(
+            torch.cat([g.flatten().float() for g in torch.autograd.grad(output.float().sin().sum(), inputs)])
+        )
+    assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
+
+
 def test_the_blocks_of_a_row_by_hand(rows: list[Row]) -> None:
     """Rows 1 and 2 share a prompt of 12 with branches of 5, 8 and 6 tokens, of which the last is never read; then row 3
     with a prompt of 15 and answers of 1 (nothing to read) and 3."""
@@ -53,9 +67,9 @@ def test_the_blocks_of_a_row_by_hand(rows: list[Row]) -> None:
 
 
 def test_only_models_it_is_right_for_attend_in_blocks() -> None:
-    assert fast_plan(build_llama()).in_blocks
-    assert not fast_plan(build_gemma3()).in_blocks
-    assert not fast_plan(build_llama(attn_implementation="eager")).in_blocks
+    assert fast_plan(build_llama(), "cpu").in_blocks
+    assert not fast_plan(build_gemma3(), "cpu").in_blocks
+    assert not fast_plan(build_llama(attn_implementation="eager"), "cpu").in_blocks
 
 
 def outcome(model: Any) -> list[torch.Tensor]:

@@ -73,6 +73,39 @@ def build_gemma3(dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
     return without_float32_norms(Gemma3ForCausalLM(config).to(dtype))
 
 
+def with_exact_routers(model: Any) -> Any:
+    """The model with routers in its own dtype, for the reason of `without_float32_norms`."""
+
+    def forward(router: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = hidden.reshape(-1, hidden.shape[-1]) @ router.weight.T
+        scores, indices = logits.softmax(-1).topk(router.top_k, dim=-1)
+        return logits, scores / scores.sum(-1, keepdim=True), indices
+
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = types.MethodType(forward, module)
+    return model
+
+
+def build_moe(kind: str = "mixtral", dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
+    """A random Mixtral or Qwen3-MoE of two layers with four experts, two for each position."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    experts = {
+        "mixtral": {"num_local_experts": 4, "intermediate_size": 24},
+        "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 24, "norm_topk_prob": True, "head_dim": 8},
+    }
+    config = AutoConfig.for_model(
+        kind,
+        **{"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+           "num_key_value_heads": 2, "num_experts_per_tok": 2, "max_position_embeddings": 512,
+           "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 2, **experts[kind], **settings}
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, experts_implementation="eager").to(dtype)
+    return with_exact_routers(without_float32_norms(model))
+
+
 def random_row(generator: torch.Generator, id: str, prompt: int, *completions: int) -> Row:
     """A row of random ids with a prompt and completions of the given lengths."""
 

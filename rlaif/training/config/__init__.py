@@ -1,5 +1,6 @@
 """The configuration of a training run: presets in train/*.yaml, flags of `rlaif train`, or these classes in Python."""
 
+from collections.abc import Collection
 from typing import Any
 
 from rlaif import resources
@@ -51,14 +52,17 @@ def check_method(name: str) -> str:
     raise ConfigError(f"unknown method '{name}'{did_you_mean(name, METHODS)}; methods: {', '.join(METHODS)}")
 
 
-def parse_config(data: dict[str, Any], where: str = "configuration") -> TrainConfig:
-    """`data` as the configuration of its method. Raises ConfigError naming every wrong key and value."""
+def parse_config(data: dict[str, Any], where: str = "configuration", *, given: Collection[str] = ()) -> TrainConfig:
+    """`data` as the configuration of its method. Raises ConfigError naming every wrong key and value.
+
+    where, given: as for rlaif.config.validate.
+    """
     if "method" not in data:
         raise ConfigError(f"{where}: missing key 'method'; methods: {', '.join(METHODS)}")
-    return validate(data, METHODS[check_method(str(data["method"]))], where)
+    return validate(data, METHODS[check_method(str(data["method"]))], where, given=given)
 
 
-def load_preset(name: str, **overrides: Any) -> TrainConfig:
+def load_preset(name: str, /, **overrides: Any) -> TrainConfig:
     """The preset `name` (shipped, or a path) with the given keys replaced; None leaves a key as the preset has it.
 
     Mappings such as lora and trainer are merged key by key. Raises ConfigError naming every wrong key and value.
@@ -67,10 +71,8 @@ def load_preset(name: str, **overrides: Any) -> TrainConfig:
     data = read_yaml(path)
     if (method := overrides.get("method")) is not None and data.get("method", method) != method:
         raise ConfigError(f"{path}: is a preset of the method {data['method']}, not {method}")
-    for key, value in overrides.items():
-        if value is None:
-            continue
+    given = {key: value for key, value in overrides.items() if value is not None}
+    for key, value in given.items():
         old = data.get(key)
         data[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    given = [key for key, value in overrides.items() if value is not None]
-    return parse_config(data, f"{path.name} with {', '.join(given)} as given" if given else str(path))
+    return parse_config(data, name, given=given)

@@ -24,7 +24,9 @@ class LoraSettings(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which layers get an adapter: 'all-linear' (all but the language-model head) or a list of module names."""
+    """Which layers get an adapter: 'all-linear' (all but the language-model head) or a list of module names. Of a
+    mixture-of-experts model, 'all-linear' is also its routers and experts where peft knows how they are fused (Mixtral,
+    Qwen3-MoE, OLMoE and others); for others the run says that they stay as they are."""
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead, which keeps large ranks stable (rsLoRA, arXiv 2312.03732)."""
     dora: bool = False
@@ -39,7 +41,8 @@ class TrainConfig(Config):
     model: str
     """The policy to start from: a model folder, hub name, GGUF file, or the folder of an earlier run."""
     data: Path
-    """File to learn from (JSONL, JSON, CSV or Parquet)."""
+    """What to learn from: a file (JSONL, JSON, CSV or Parquet), or a data set of the hub as owner/name or
+    owner/name:split."""
     output: Path
     """The run folder. The same command continues a killed run in it."""
     learning_rate: float | Literal["auto"] = "auto"
@@ -66,10 +69,15 @@ class TrainConfig(Config):
     init_adapter: Path | None = None
     """Go on training this adapter (of the same base model) instead of a fresh one."""
     quantize: Literal["none", "4bit", "8bit"] = "none"
-    """Hold the frozen base in 4 or 8 bits (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
+    """Hold the frozen base in 4 or 8 bits (QLoRA, arXiv 2305.14314); needs bitsandbytes. Of a mixture-of-experts model the
+    experts stay whole."""
+    router_loss: float = Field(default=0.0, ge=0)
+    """Weight of the load-balancing loss of mixture-of-experts models (Switch Transformer, arXiv 2101.03961, equation 4),
+    which keeps routers from sending everything to a few experts; 0.001 to 0.01 is usual. It is that of each micro-batch,
+    so here micro_batch_tokens does change the result."""
     micro_batch_tokens: int | Literal["auto"] = Field(default="auto")
     """Most tokens in memory at once; larger is faster on a GPU until memory is full. auto: 16384 on CUDA, 2048 on the
-    CPU. Changes nothing in the result but rounding."""
+    CPU. Changes nothing in the result but rounding (and router_loss)."""
     seed: int = Field(default=0, ge=0)
     """Of the order of the rows, the adapter's first weights and dropout."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
@@ -83,6 +91,10 @@ class TrainConfig(Config):
     """Steps between lines of metrics.jsonl, each the mean since the line before."""
     gradient_checkpointing: bool = False
     """Compute activations twice to save memory."""
+    compile: bool = False
+    """Compile the policy's layers with torch.compile, which takes minutes at the start; for CUDA. On the CPU it replaces
+    layers and attention that are written for it by hand. With lora.dora, or adapters of fused experts, nothing is gained.
+    Changes nothing in the result but rounding (and the random numbers of lora.dropout)."""
     trainer: dict[str, JsonValue] = Field(default_factory=dict)
     """Any other key of transformers.TrainingArguments, passed through (warmup_steps, lr_scheduler_type, optim, ...)."""
 
@@ -101,6 +113,12 @@ class TrainConfig(Config):
             raise ValueError("init_adapter is impossible with full: no adapter is trained; name its run as the model")
         if self.full and self.quantize != "none":
             raise ValueError("quantize is impossible with full: weights of few bits can not be trained; use LoRA")
+        if self.dtype == "float64" and self.quantize != "none":
+            raise ValueError(
+                "quantize is impossible with dtype: float64: layers of few bits compute in 32 bits at most"
+            )
+        if self.compile and self.quantize != "none":
+            raise ValueError("compile is impossible with quantize: layers of few bits are not compiled; leave one out")
         return self
 
     @property

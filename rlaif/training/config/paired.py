@@ -85,6 +85,10 @@ class DpoConfig(ReferenceConfig):
             raise ValueError(
                 "weighting: wpo is not defined for aot, which compares sorted pairs; leave one of them out"
             )
+        if self.reference_sync is not None and self.quantize != "none":
+            raise ValueError(
+                "reference_sync is impossible with quantize: weights of few bits can not follow; leave one of them out"
+            )
         if self.reference == "none":
             wrong = names - OF_THE_MARGIN
             if wrong or self.divergence != "reverse_kl":

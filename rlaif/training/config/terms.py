@@ -1,5 +1,6 @@
 """The terms of DPO's loss list: a name, a weight, and the numbers of that one loss."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -93,6 +94,9 @@ def _as_terms(value: Any) -> Any:
     for item in items:
         term = {"name": item} if isinstance(item, str) else item
         name = term.get("name") if isinstance(term, dict) else getattr(term, "name", None)
+        if name is None:
+            shown = json.dumps(item, default=str)
+            raise ValueError(f"{shown} names no loss, as {{name: ipo}} does; losses: {', '.join(NAMES)}")
         if name not in NAMES:
             raise ValueError(f"unknown loss {name!r}{did_you_mean(str(name), NAMES)}; losses: {', '.join(NAMES)}")
         terms.append(term)

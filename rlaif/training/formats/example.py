@@ -20,7 +20,7 @@ class Example:
 
     cut: which completions hit the length limit, so that they have no end. opening: the text with which the assistant's
     turn begins; it belongs to the prompt, and the completions are steps after it, without an end. skip_reason: why the
-    row can not be trained on although its format is known.
+    row can not be trained on although its format is known. where: the file and line that hold it.
     """
 
     id: str
@@ -34,3 +34,4 @@ class Example:
     opening: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     skip_reason: str = ""
+    where: str = field(default="", compare=False)

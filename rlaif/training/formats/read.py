@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlaif.errors import DataError
 from rlaif.inputs import read_rows
 from rlaif.records import describe
 from rlaif.training.formats.example import Example, Kind
+from rlaif.training.formats.fields import empty_fields, fields_of
 from rlaif.training.formats.kinds import examples_of
 from rlaif.training.formats.shapes import CONVERSATION_KEYS, Shape, Step, recognise
 from rlaif.training.formats.turns import tools_of, without_filled_nulls
@@ -31,46 +33,59 @@ FORMATS: dict[Kind, tuple[str, str]] = {
     "conversations": ("conversation", ANSWER_FORMATS),
     "labels": (
         "labelled answer",
-        "{prompt, completion, label}, {instruction, input, output, kto_tag}, {messages, label}, with true or false for "
-        f"the label, and preference pairs: {PAIR_FORMATS}",
+        "{prompt, completion, label}, {instruction, input, output, kto_tag}, {messages, label}, with true or false (or 1 or "
+        f"0) for the label, and preference pairs: {PAIR_FORMATS}",
     ),
     "steps": ("pair of steps", "{prompt, initial_reason_steps, chosen, rejected}"),
 }
 """What a row of each kind is called, and the keys by which it is recognised."""
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+FIRST_ROWS = 100
+"""How many rows tell which fields the others must fill."""
 
 
 def read_examples(path: Path, kind: Kind) -> Iterator[Example]:
-    """The examples of a JSONL, JSON, CSV or Parquet file, or of a data set named as 'org/name:split'.
+    """The examples of a JSONL, JSON, CSV or Parquet file, or of a data set named as 'owner/name:split'.
 
-    Raises DataError with file and line for a row that is not of this kind, or that holds unusable values.
+    A row that leaves a field of the file's format empty is an example with that as its skip_reason. Raises DataError with
+    file and line for a row that is not of this kind, or that holds unusable values.
     """
     path = Path(path)
     if path.suffix == ".txt":
         raise DataError(f"{path}: plain text holds no answers; allowed: .jsonl .json .csv .parquet")
-    for where, raw in read_rows(path):
-        row = {key: value for key, value in raw.items() if value is not None}
-        if path.suffix == ".csv":
-            row = typed_cells(row)
-        elif path.suffix not in JSON_SUFFIXES:
-            row = without_filled_nulls(row)
+    rows = read_rows(path)
+    first = list(islice(rows, FIRST_ROWS))
+    fields = fields_of({key for _, raw in first for key in raw}, kind)
+    for where, raw in chain(first, rows):
+        row = _tidy(raw, path.suffix)
+        row_id = _row_id(row, where)
         try:
-            yield from _examples(row, kind, _row_id(row, where))
-        except ValidationError as error:
-            raise DataError(f"{where}: not a message: {describe(error)}") from None
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            examples = _examples(row, kind, row_id)
+        except (ValidationError, DataError) as error:
+            if not (empty := empty_fields(raw, fields)):
+                reason = f"not a message: {describe(error)}" if isinstance(error, ValidationError) else str(error)
+                raise DataError(f"{where}: {reason}") from None
+            examples = [Example(row_id, (), (), (), skip_reason=f"empty or missing: {', '.join(empty)}")]
+        yield from (replace(example, where=where) for example in examples)
 
 
-def _examples(row: dict[str, Any], kind: Kind, id: str) -> Iterator[Example]:
+def _tidy(raw: dict[str, Any], suffix: str) -> dict[str, Any]:
+    """The row without nulls, with the values that the kind of file can not hold as such."""
+    row = {key: value for key, value in raw.items() if value is not None}
+    if suffix == ".csv":
+        return typed_cells(row)
+    return row if suffix in JSON_SUFFIXES else without_filled_nulls(row)
+
+
+def _examples(row: dict[str, Any], kind: Kind, id: str) -> list[Example]:
     shape = recognise(row)
     examples = None if shape is None else examples_of(shape, kind, id)
     if examples is None:
         raise _unknown(row, shape, kind)
     tools = tools_of(row, *CONVERSATION_KEYS, "prompt", "chosen", "rejected")
     keywords = template_keywords(row, FIXED_KEYWORDS)
-    yield from (replace(example, tools=tools, chat_template_kwargs=keywords) for example in examples)
+    return [replace(example, tools=tools, chat_template_kwargs=keywords) for example in examples]
 
 
 def _row_id(row: dict[str, Any], where: str) -> str:

@@ -11,13 +11,14 @@ LABELS = ("label", "kto_tag")
 
 
 def label_of(row: dict[str, Any]) -> bool | None:
-    """Whether the completion is desirable; None if the row does not say. Raises DataError if it is not a boolean."""
+    """Whether the completion is desirable; None if the row does not say. 1 and 0 are true and false, as data sets store
+    them. Raises DataError for anything else."""
     for key in LABELS:
         if key in row:
             label = row[key]
-            if not isinstance(label, bool):
-                raise DataError(f"{key}: expected true or false, found {label!r}")
-            return label
+            if not isinstance(label, bool | int | float) or label not in (0, 1):
+                raise DataError(f"{key}: expected true or false (or 1 or 0), found {label!r}")
+            return bool(label)
     return None
 
 

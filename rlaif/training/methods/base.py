@@ -36,12 +36,14 @@ class Scored:
     """P data rows and what the model says of them.
 
     outputs: what `score_tokens` gives, each (N,), or {"rewards": (C,)}. reference: log-probs (N,) where there is one.
+    router_loss: how evenly its routers spread what it read, a scalar, where that is asked for; no method's business.
     """
 
     layout: Layout
     rows: tuple[Row, ...]
     outputs: dict[str, Tensor]
     reference: Tensor | None = None
+    router_loss: Tensor | None = None
 
     @property
     def logps(self) -> Tensor:
