@@ -62,7 +62,8 @@ def our_rows(rows: list[IdRow]) -> Rows:
 def task_config(task: Task, model: str, output: Path, steps: int, batch_size: int) -> Any:
     """The configuration of a task: the shipped preset, with the benchmark's optimiser and shapes."""
     weights = {"full": True} if task.full else {"lora": {"r": RANK, "alpha": ALPHA}}
-    reference = {"reference": "cached" if task.cached or task.full else "adapter-off"} if task.method == "dpo" else {}
+    cached = {"reference": "cached", "reference_cache": output / "reference"}  # computed anew in every run
+    reference = cached if task.cached or task.full else {"reference": "adapter-off"}
     return load_preset(
         task.method,
         model=model,
@@ -74,7 +75,7 @@ def task_config(task: Task, model: str, output: Path, steps: int, batch_size: in
         trainer={"max_steps": steps, "lr_scheduler_type": "constant", "optim": "adamw_torch", "warmup_steps": 0},
         **METHOD_KEYS[task.method],
         **weights,
-        **reference,
+        **(reference if task.method == "dpo" else {}),
     )
 
 
