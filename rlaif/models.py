@@ -26,6 +26,18 @@ def adapter_base(name: str) -> str | None:
     return str(base)
 
 
+def is_reward_model(name: str) -> bool:
+    """Whether a folder holds a sequence classifier, or an adapter of one."""
+
+    def read(file: str) -> Any:
+        path = Path(name) / file
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    architectures = read("config.json").get("architectures") or []
+    is_classifier = any(str(kind).endswith("ForSequenceClassification") for kind in architectures)
+    return is_classifier or read(ADAPTER_FILE).get("task_type") == "SEQ_CLS"
+
+
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model folder, hub name, GGUF file or adapter folder."""
     from transformers import AutoTokenizer

@@ -158,8 +158,21 @@ def _refuse_foreign(method: str, keys: dict[str, Any]) -> None:
         raise ConfigError(
             f"{listing}: {method} has no such setting; leave it out ('rlaif show train {method}' lists its)"
         )
-    if keys.get("full") and ("lora" in keys):
-        raise ConfigError("--lora-r, --lora-alpha: with --full there is no adapter; leave one of them out")
+
+
+def _refuse_shape(keys: dict[str, Any]) -> None:
+    """Raises ConfigError for the shape of an adapter where none is made."""
+    from rlaif.errors import ConfigError
+
+    if "lora" not in keys:
+        return
+    named = ", ".join(f"lora.{key}" for key in keys["lora"]) if isinstance(keys["lora"], dict) else "lora"
+    if keys.get("full"):
+        raise ConfigError(f"{named}: with --full there is no adapter; leave one of them out")
+    if keys.get("init_adapter") is not None:
+        raise ConfigError(
+            f"{named}: the adapter that --init-adapter names has its shape already; leave one of them out"
+        )
 
 
 FLAGS = {"learning_rate": "lr", "lora.r": "lora-r", "lora.alpha": "lora-alpha", "full": "full/--lora"}
@@ -225,6 +238,7 @@ def _config(preset: str, method: str, keys: dict[str, Any], assignments: list[st
     from rlaif.training.config import load_preset
 
     keys = _assigned(assignments, keys)
+    _refuse_shape(keys)
     given = read_yaml(resources.find("train", preset))
     missing = [name for name in ("model", "data", "output") if name not in keys and name not in given]
     if missing:

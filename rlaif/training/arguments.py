@@ -47,6 +47,7 @@ OWNED = {
     "neftune_noise_alpha": "the noise would reach the reference too",
     "fsdp": "the launcher says so: accelerate launch with 'rlaif cp accelerate fsdp2'",
     "deepspeed": "the launcher says so: accelerate launch with 'rlaif cp accelerate zero2' or zero3",
+    "parallelism_config": "the launcher says how devices share the work: accelerate launch ('rlaif ls accelerate')",
     "push_to_hub": "upload the finished run folder, as with 'hf upload'",
     "torch_compile": "use the key 'compile'",
     "torch_compile_backend": "use the key 'compile'",

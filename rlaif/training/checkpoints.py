@@ -53,9 +53,16 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     found = []
     for path in folder.glob("checkpoint-*"):
         match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if match and (path / MARKER).is_file():
+        if match and _is_marked(path):
             found.append((int(match[1]), path))
     return sorted(found)
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        return isinstance(json.loads((path / MARKER).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def mark_complete(path: Path, progress: Progress, keep: int) -> None:

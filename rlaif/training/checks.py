@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.models import adapter_base, is_reward_model
 from rlaif.progress import say
 from rlaif.training.config import TrainConfig
 from rlaif.training.config.paired import DpoConfig
@@ -13,6 +14,21 @@ from rlaif.training.config.unpaired import ApoUnpairedConfig, BcoConfig, KtoConf
 from rlaif.training.rows import Row
 
 Unpaired = KtoConfig | BcoConfig | ApoUnpairedConfig
+
+
+def check_models(config: TrainConfig) -> None:
+    """Raises ConfigError for models in folders that can not be what the run needs them for."""
+    reference = getattr(config, "reference_model", None)
+    for key, name in (("model", config.model), ("reference_model", reference)):
+        if name is not None and config.method != "rm" and is_reward_model(name):
+            raise ConfigError(
+                f"{key}: {name} is a reward model, which writes no text; name a language model, or let 'rlaif judge' use it"
+            )
+    if config.init_adapter is not None and adapter_base(config.model) is not None:
+        raise ConfigError(
+            f"init_adapter: {config.model} is an adapter itself, which is merged into its base before training, and the "
+            "named adapter was not made for the merged model; name the base as the model, or leave init_adapter out"
+        )
 
 
 def check_rows(config: TrainConfig, rows: Sequence[Row]) -> None:

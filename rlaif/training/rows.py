@@ -16,7 +16,7 @@ from rlaif.chat import FIXED_KEYWORDS, Piece, encode_all, render_pieces, render_
 from rlaif.errors import DataError, EngineError, TrainError
 from rlaif.training.config import Truncation
 from rlaif.training.formats import Example
-from rlaif.types import Messages
+from rlaif.types import Message, Messages
 
 BATCH_EXAMPLES = 512
 
@@ -150,32 +150,81 @@ def _render(
         return _Skip(reason)
     keywords = {**keywords, **example.chat_template_kwargs}
     try:
-        head = render_prompt(tokenizer, example.prompt, tools=example.tools, chat_template_kwargs=keywords)
-        if example.opening:
-            steps = tuple((Piece(turns[0].content, learned=True),) for turns in example.completions)
-            text = _Text(head + example.opening, steps)
-        else:
-            text = _Text(head, tuple(
-                render_pieces(tokenizer, head, example.prompt, turns, stop_texts, cut=cut, tools=example.tools,
-                              chat_template_kwargs=keywords)
-                for turns, cut in zip(example.completions, example.cut, strict=True)
-            ))  # fmt: skip
+        text = _rendered(example, tokenizer, stop_texts, keywords)
+        if not all(map(_is_unicode, text.parts)):
+            return _Skip("the text holds half of a character (a lone surrogate), which has no tokens")
+        if marks := _marks(example):
+            shown = "".join(_rendered(_marked(example, marks), tokenizer, stop_texts, keywords).parts)
+            if hidden := next((name for name, mark in marks if mark not in shown), ""):
+                return _Skip(
+                    f"the chat template does not show the tool {hidden}; use a model whose template knows tools"
+                )
     except DataError as error:
         return _Skip(str(error))
-    if not all(map(_is_unicode, text.parts)):
-        return _Skip("the text holds half of a character (a lone surrogate), which has no tokens")
-    if hidden := _hidden(example, text):
-        return _Skip(f"the chat template does not show the tool {hidden}; use a model whose template knows tools")
+    if _hides_reasoning(example, text):
+        return _Skip(
+            "the chat template does not show the answer's reasoning; use a model whose template knows it, or write it into "
+            "the content"
+        )
     return text
 
 
-def _hidden(example: Example, text: _Text) -> str:
-    """The first tool that the row offers or calls and whose name is not in the text; empty if all are there."""
-    prompt = [*map(_tool_name, example.tools), *_called(example.prompt)]
-    shown = [(prompt, text.prompt)]
+def _rendered(example: Example, tokenizer: Any, stop_texts: tuple[str, ...], keywords: Mapping[str, Any]) -> _Text:
+    """The example as text. Raises DataError if the template does not take it."""
+    head = render_prompt(tokenizer, example.prompt, tools=example.tools, chat_template_kwargs=keywords)
+    if example.opening:
+        steps = tuple((Piece(turns[0].content, learned=True),) for turns in example.completions)
+        return _Text(head + example.opening, steps)
+    return _Text(head, tuple(
+        render_pieces(tokenizer, head, example.prompt, turns, stop_texts, cut=cut, tools=example.tools,
+                      chat_template_kwargs=keywords)
+        for turns, cut in zip(example.completions, example.cut, strict=True)
+    ))  # fmt: skip
+
+
+def _hides_reasoning(example: Example, text: _Text) -> bool:
+    """Whether the last turn of an answer has a reasoning beside its content that is not in the text."""
     for turns, pieces in zip(example.completions, text.completions, strict=True):
-        shown.append((_called(turns), "".join(piece.text for piece in pieces)))
-    return next((name for names, where in shown for name in names if name not in where), "")
+        last = turns[-1].as_dict()
+        reasoning = next((given for key in REASONING if isinstance(given := last.get(key), str)), "").strip()
+        if reasoning not in "".join(piece.text for piece in pieces):
+            return True
+    return False
+
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys under which a turn's reasoning is given."""
+
+
+def _marks(example: Example) -> list[tuple[str, str]]:
+    """A text like no other for every tool that the row offers or calls, in their order, beside the tool's name."""
+    names = [*map(_tool_name, example.tools), *_called(example.prompt)]
+    names += [name for turns in example.completions for name in _called(turns)]
+    return [(name, f"zq{number}x{len(names)}qz") for number, name in enumerate(names)]
+
+
+def _marked(example: Example, marks: list[tuple[str, str]]) -> Example:
+    """The example with each tool renamed to its mark."""
+    remaining = iter(mark for _, mark in marks)
+
+    def renamed(tool: Mapping[str, Any]) -> dict[str, Any]:
+        inner = tool.get("function")
+        if isinstance(inner, Mapping):
+            return {**tool, "function": {**inner, "name": next(remaining)}}
+        return {**tool, "name": next(remaining)}
+
+    def turn(message: Message) -> Message:
+        given = message.as_dict()
+        if not given.get("tool_calls"):
+            return message
+        return Message.model_validate({**given, "tool_calls": [renamed(call) for call in given["tool_calls"]]})
+
+    return replace(
+        example,
+        tools=tuple(renamed(tool) for tool in example.tools),
+        prompt=tuple(map(turn, example.prompt)),
+        completions=tuple(tuple(map(turn, turns)) for turns in example.completions),
+    )
 
 
 def _called(turns: Messages) -> list[str]:

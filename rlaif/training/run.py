@@ -13,7 +13,7 @@ from rlaif.records import write_text
 from rlaif.training.arguments import check_trainer_keys
 from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
-from rlaif.training.checks import check_rows, split
+from rlaif.training.checks import check_models, check_rows, split
 from rlaif.training.config import DataKind, TrainConfig, load_preset
 from rlaif.training.config.paired import SpinConfig
 from rlaif.training.curves import CURVES_FILE, draw_curves
@@ -105,6 +105,7 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
 def _check_keys(config: TrainConfig) -> None:
     """Raises an error for keys whose values only transformers or the model's configuration can tell to be wrong."""
     check_trainer_keys(config)
+    check_models(config)
     if config.router_loss:
         from rlaif.training.router import check_router
 

@@ -397,7 +397,7 @@ def _refusals(what: str) -> Iterator[None]:
     """Turns the error of an optimizer or schedule that does not take its settings into a message."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"trainer: the {what} refuses its settings: {error}") from None
 
 

@@ -57,6 +57,9 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    if torch.is_autocast_enabled("cpu"):  # which casts for SDPA only
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     output: Tensor = _TreeAttention.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     return output.transpose(1, 2).contiguous(), None

@@ -69,6 +69,15 @@ def test_a_dry_run_prints_counts(invoke: Any, model_folder: Path, pairs_file: Pa
             "--label-smoothing: sft has no such setting",
         ),
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--full", "--lora-r", "4"], "with --full there is no adapter"),
+        (
+            ["dpo", "-m", "M", "--data", "d", "-o", "o", "--full", "--set", "lora.dora=true"],
+            "lora.dora: with --full there is no adapter",
+        ),
+        (
+            ["dpo", "-m", "M", "--data", "d", "-o", "o", "--init-adapter", "a", "--lora-r", "4"],
+            "lora.r: the adapter that --init-adapter names has its shape already",
+        ),
+        (["dpo", "-m", "M", "--data", "d", "-o", "o", "--seed", "4294967296"], "seed"),
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "beta"], "--set beta: expected KEY=VALUE"),
         (["dpo", "-m", "M", "--data", "d", "-o", "o", "--set", "lora.rank=4"], "unknown key 'lora.rank'"),
         (["kto", "-m", "M", "--data", "d", "-o", "o", "--config", "dpo"], "is a preset of the method dpo, not kto"),

@@ -397,10 +397,19 @@ def test_every_published_dialogue_becomes_a_row(real_model_folder: Path, tmp_pat
 
 def test_tools_that_the_template_does_not_show_are_told(tokenizer: Any, tmp_path: Path) -> None:
     """ChatML knows no tools: an answer that is a tool call would be an empty one, and the offer of a tool unseen."""
-    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "tea"}}}
+    call = {"type": "function", "function": {"name": "a", "arguments": {"word": "tea"}}}  # a name that any text holds
     called = pair(id="called", chosen=[{"role": "assistant", "content": "", "tool_calls": [call]}])
-    offered = pair(id="offered", tools=[{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
+    offered = pair(id="offered", tools=[{"type": "function", "function": {"name": "a", "parameters": {}}}])
     rows = tokenized(tokenizer, write(tmp_path, pair(), called, offered))
     assert [row.id for row in rows.rows] == ["p"]
     assert [row.id for row in rows.skipped] == ["called", "offered"]
-    assert all("does not show the tool look_up" in row.reason for row in rows.skipped)
+    assert all("does not show the tool a" in row.reason for row in rows.skipped)
+
+
+def test_reasoning_that_the_template_does_not_show_is_told(tokenizer: Any, tmp_path: Path) -> None:
+    reasoned = pair(
+        id="reasoned", chosen=[{"role": "assistant", "content": "4", "reasoning_content": "2 and 2 make 4."}]
+    )
+    rows = tokenized(tokenizer, write(tmp_path, pair(), reasoned))
+    assert [row.id for row in rows.rows] == ["p"]
+    assert "does not show the answer's reasoning" in rows.skipped[0].reason

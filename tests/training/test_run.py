@@ -174,6 +174,13 @@ def test_a_killed_run_continues_bit_for_bit(train_config: Any, tmp_path: Path) -
     assert_same_run(whole.output, killed.output)
 
 
+def test_a_checkpoint_whose_marker_was_damaged_is_not_complete(train_config: Any) -> None:
+    config = train_config(epochs=2)
+    train(config)
+    (config.output / "checkpoints/checkpoint-6" / MARKER).write_text("")
+    assert resume_point(config.output / "checkpoints")[0] == 4
+
+
 def test_a_full_run_continues_bit_for_bit(train_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlaif.training.trainer import PolicyTrainer
 
@@ -324,6 +331,24 @@ def test_the_card_holds_no_path_of_this_machine(train_config: Any, tmp_path: Pat
         assert part in card
     base = json.loads((config.output / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(model_folder.resolve())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_bfloat16_trains_on_the_cpu(train_config: Any, full: bool) -> None:
+    lines = read_metrics(train(train_config(dtype="bfloat16", full=full, epochs=2)).path / "metrics.jsonl")
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=0.01)
+    assert lines[-1]["loss"] < 0.6
+
+
+def test_models_that_can_not_be_what_they_are_named_for_are_refused(train_config: Any, tmp_path: Path) -> None:
+    reward = train(train_config(method="rm", output=tmp_path / "reward")).path
+    for keys in ({"model": str(reward)}, {"reference_model": str(reward)}):
+        with pytest.raises(ConfigError, match="is a reward model, which writes no text"):
+            train(train_config(**keys, output=tmp_path / "new"))
+    adapter = train(train_config(output=tmp_path / "adapter")).path
+    with pytest.raises(ConfigError, match="was not made for the merged model"):
+        train(train_config(model=str(adapter), init_adapter=adapter, output=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(train_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

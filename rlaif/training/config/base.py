@@ -78,7 +78,7 @@ class TrainConfig(Config):
     micro_batch_tokens: int | Literal["auto"] = Field(default="auto")
     """Most tokens in memory at once; larger is faster on a GPU until memory is full. auto: 16384 on CUDA, 2048 on the
     CPU. Changes nothing in the result but rounding (and router_loss)."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the order of the rows, the adapter's first weights and dropout."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Number format of the model's weights. auto: bfloat16 on CUDA, float32 on the CPU. With full, bfloat16 is used
