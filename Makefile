@@ -37,7 +37,7 @@ quickstart: $(MODEL)
 	$(VENV)/bin/rlaif run recipes/quickstart.yaml
 
 test: $(MODEL)
-	$(VENV)/bin/python -m pytest -m "not vllm"
+	$(VENV)/bin/python -m pytest -m "not vllm" --numprocesses 2 --dist worksteal
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff check .
