@@ -1,6 +1,7 @@
 """One training run from a configuration to a folder with the trained adapter or model."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -154,13 +155,9 @@ def dry_run(config: TrainConfig) -> DryRun:
     _check_keys(config)
     data_hash(config.data)
     rows = _rows(config)
-    reasons: dict[str, int] = {}
-    for skipped in rows.skipped:
-        kind = skipped.reason.split(":")[0]
-        reasons[kind] = reasons.get(kind, 0) + 1
     return DryRun(
         rows=len(rows.rows),
-        skipped=reasons,
+        skipped=_reasons(rows),
         tokens=sum(len(row.prompt) + row.completion_tokens for row in rows.rows),
         completion_tokens=sum(row.completion_tokens for row in rows.rows),
         longest_tokens=max(len(row.prompt) + max(map(len, row.completions)) for row in rows.rows),
@@ -196,9 +193,18 @@ def _tokenized(config: TrainConfig, data: Path, kind: DataKind) -> Rows:
         chat_template_kwargs=config.chat_template_kwargs,
     )  # fmt: skip
     if not rows.rows:
-        reasons = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
-        raise DataError(f"{data}: no rows left to train on ({len(rows.skipped)} left out, {reasons or 'no rows'})")
+        first = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
+        counts = "; ".join(f"{count} {reason}" for reason, count in _reasons(rows).items())
+        in_all = f"; in all: {counts}" if len(rows.skipped) > 3 else ""
+        raise DataError(
+            f"{data}: no rows left to train on ({len(rows.skipped)} left out, {first or 'no rows'}{in_all})"
+        )
     return rows
+
+
+def _reasons(rows: Rows) -> dict[str, int]:
+    """How many rows are left out for each kind of reason."""
+    return dict(Counter(skipped.reason.split(":")[0] for skipped in rows.skipped))
 
 
 def _list_skipped(config: TrainConfig, rows: Rows) -> None:
