@@ -9,20 +9,34 @@ from typing import Self
 MARKER = "RLAIF_ENGINE"
 
 WATCH = """
-import os, signal, sys
+import os, signal, sys, time
 marker = sys.argv[1].encode()
+
+def kill_marked():
+    starting = False
+    for folder in os.listdir("/proc"):
+        if folder.isdigit() and int(folder) != os.getpid():
+            try:
+                with open(f"/proc/{folder}/environ", "rb") as file:
+                    environment = file.read()
+                if marker in environment.split(b"\\0"):
+                    os.kill(int(folder), signal.SIGKILL)
+                elif not environment:
+                    starting = bool(os.readlink(f"/proc/{folder}/exe")) or starting
+            except OSError:
+                pass
+    return starting
+
 sys.stdin.read()
-for folder in os.listdir("/proc"):
-    if folder.isdigit() and int(folder) != os.getpid():
-        try:
-            with open(f"/proc/{folder}/environ", "rb") as file:
-                marked = marker in file.read().split(b"\\0")
-            if marked:
-                os.kill(int(folder), signal.SIGKILL)
-        except OSError:
-            pass
+for _ in range(100):
+    if not kill_marked():
+        break
+    time.sleep(0.01)
 """
-"""Reads its standard input, which ends when the owner closes it or dies, and then kills every marked process."""
+"""Reads its standard input, which ends when the owner closes it or dies, and then kills every marked process.
+
+A process that is just being started has a program and no environment yet, and is looked at again, for a second at most.
+"""
 
 
 class ProcessGuard:
