@@ -53,8 +53,6 @@ def load_policy(config: TrainConfig) -> Policy:
     exists. Raises TrainError for what can not be trained, EngineError for what can not be loaded.
     """
     device, sharding = default_device(), requested()
-    if config.compile and sharding is not None:
-        raise TrainError("compile is impossible with sharded weights (FSDP); leave one of them out")
     dtype = resolve_dtype(config.dtype, device)
     autocast = config.full and dtype == "bfloat16"
     weights = "float32" if autocast else dtype

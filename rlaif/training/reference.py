@@ -17,7 +17,7 @@ from rlaif.training.logps import Head, adapter_off, model_head
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.ranks import gathered, on_first, rank
 from rlaif.training.rows import Row
-from rlaif.training.sharding import sharded_like, whole, zero_gathered
+from rlaif.training.sharding import sharded_like, whole, whole_weights, zero_gathered
 from rlaif.training.steps import plan as plan_rows
 
 ROWS_PER_PASS = 64
@@ -79,7 +79,7 @@ class FrozenModel(Reference):
         """Writes the weights into a checkpoint. All processes must call it; the first one writes."""
         from safetensors.torch import save_file
 
-        weights = {name: whole(value.detach()).cpu().contiguous() for name, value in self.model.named_parameters()}
+        weights = whole_weights(self.model)
         if rank() == 0:
             save_file(weights, str(folder / SYNC_FILE))
 

@@ -263,20 +263,17 @@ def _result(config: TrainConfig, manifest: dict[str, Any]) -> TrainResult:
 
 
 def _trainable_parameters(config: TrainConfig) -> int | None:
-    """Counted on a model without weights (the meta device); None for a GGUF file or an unusual model."""
+    """Counted on a model without weights (the meta device); None for a GGUF file."""
     if config.model.endswith(".gguf"):
         return None
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from rlaif.models import adapter_base
+    from rlaif.models import load_config
 
-    name = config.model
-    while (base := adapter_base(name)) is not None:
-        name = base
     with _quiet_libraries(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+        model = AutoModelForCausalLM.from_config(load_config(config.model))
         if not config.full:
             modules = config.lora.target_modules
             targets = modules if isinstance(modules, str) else list(modules)

@@ -34,9 +34,11 @@ from rlaif.training.reference import (
     cached_reference,
     weights_fingerprint,
 )
+from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Row, Rows
+from rlaif.training.screen import Screen
 from rlaif.training.sharding import is_spread, requested, shard, whole_weights
-from rlaif.training.trainer import PolicyTrainer, Screen, Work, memory_errors
+from rlaif.training.trainer import PolicyTrainer, Work
 from rlaif.types import content_hash
 
 AUTO_BUDGET = {"cpu": 2048, "cuda": 16384}

@@ -3,7 +3,8 @@
 Each decoder layer is gathered when it computes and freed after; what is outside of them (embeddings, head) is gathered
 for the whole forward. It is asked for by the launcher: `accelerate launch` with train/accelerate/fsdp2.yaml, or
 ACCELERATE_USE_FSDP=true FSDP_VERSION=2 before torchrun. accelerate's own preparation is not used: it leaves models on the
-CPU whole without a word, and wraps adapters otherwise than whole models.
+CPU whole without a word, and wraps adapters otherwise than whole models. Every process reads the whole model before it is
+sharded, so fsdp_cpu_ram_efficient_loading saves nothing here.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ from rlaif.errors import TrainError
 from rlaif.training.config import TrainConfig
 
 SWITCH = "ACCELERATE_USE_FSDP"
+ACCELERATES_VERSION = "1"
+"""Of FSDP, where none is named."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Sharding:
     layers: tuple[str, ...] = ()
 
 
-def is_on(name: str) -> bool:
+def is_on(name: str, default: str = "") -> bool:
     """Whether the launcher switched this on in the environment."""
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+    return os.environ.get(name, default).lower() in ("1", "true", "yes")
 
 
 @functools.cache
@@ -49,30 +52,27 @@ def requested() -> Sharding | None:
     """
     if not is_on(SWITCH):
         return None
-    settings = {name.removeprefix("FSDP_").lower(): value for name, value in os.environ.items() if name[:5] == "FSDP_"}
     unlike = [
-        f"fsdp_{name}: {settings[name]} is not possible: {why}"
+        f"{name.lower()}: {os.environ.get(name, ACCELERATES_VERSION)} is not possible: {why}"
         for name, allowed, why in (
-            ("version", ("2",), "say fsdp_version: 2"),
-            ("auto_wrap_policy", ("TRANSFORMER_BASED_WRAP",), "layers are wrapped; say TRANSFORMER_BASED_WRAP"),
-            ("state_dict_type", ("FULL_STATE_DICT",), "checkpoints hold whole weights; say FULL_STATE_DICT"),
-            ("activation_checkpointing", ("false",), "use the key gradient_checkpointing of the run"),
-            ("activation_checkpointing_offload", ("false",), "leave it out"),
-            ("ignored_modules", (), "leave it out"),
+            ("FSDP_VERSION", "2", "say fsdp_version: 2"),
+            ("FSDP_AUTO_WRAP_POLICY", "transformer_based_wrap", "layers are wrapped; say TRANSFORMER_BASED_WRAP"),
+            ("FSDP_STATE_DICT_TYPE", "full_state_dict", "checkpoints hold whole weights; say FULL_STATE_DICT"),
+            ("FSDP_ACTIVATION_CHECKPOINTING", "false", "use the key gradient_checkpointing of the run"),
+            ("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD", "false", "leave it out"),
+            ("FSDP_IGNORED_MODULES", "", "leave it out"),
         )
-        if name in settings and settings[name] not in allowed
+        if os.environ.get(name, ACCELERATES_VERSION if name == "FSDP_VERSION" else allowed).lower() != allowed
     ]
-    if "version" not in settings:
-        unlike.append("fsdp_version is missing: only FSDP2 is possible; say fsdp_version: 2")
     if unlike:
         raise TrainError("accelerate's configuration: " + "; ".join(unlike))
     os.environ.pop(SWITCH)
     if int(os.environ.get("WORLD_SIZE") or 1) == 1:
         return None
-    layers = settings.get("transformer_cls_to_wrap", "")
+    layers = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
     return Sharding(
-        free_after_forward=settings.get("reshard_after_forward", "true") == "true",
-        offload=settings.get("offload_params", "false") == "true",
+        free_after_forward=is_on("FSDP_RESHARD_AFTER_FORWARD", "true"),
+        offload=is_on("FSDP_OFFLOAD_PARAMS"),
         layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
     )
 
@@ -80,8 +80,11 @@ def requested() -> Sharding | None:
 def check_possible(config: TrainConfig) -> None:
     """Raises TrainError if the launcher asked for weights to be spread in a way that this run can not have."""
     zero3 = zero_stage() == 3
-    if config.quantize != "none" and (zero3 or requested() is not None):
-        raise TrainError("quantize: weights of few bits can not be spread over devices; use DDP, or leave quantize out")
+    if zero3 or requested() is not None:
+        if config.quantize != "none":
+            raise TrainError("quantize: weights of few bits can not be spread over devices; use DDP, or leave it out")
+        if config.compile:
+            raise TrainError("compile: layers whose weights are spread over devices can not be compiled; leave it out")
     if zero3 and config.method == "tdpo":
         raise TrainError("tdpo: ZeRO-3 can not give the reference's whole distribution; use FSDP2 or ZeRO-2")
     if zero3 and (config.reference_kind == "copy" or getattr(config, "reference_model", None) is not None):
@@ -94,8 +97,11 @@ def zero_stage() -> int:
         return 0
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if path != "none":
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
-        return int(settings.get("zero_optimization", {}).get("stage", 0))
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+            return int(settings.get("zero_optimization", {}).get("stage", 0))
+        except (OSError, ValueError, AttributeError) as error:
+            raise TrainError(f"{path}: not a configuration of DeepSpeed: {error}") from None
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
 
 

@@ -1,41 +1,33 @@
 """The training loop: transformers' Trainer, with one Trainer batch = all rows of one optimiser step."""
 
-import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
-from rlaif.errors import ConfigError, TrainError
-from rlaif.progress import say
+from rlaif.errors import TrainError
 from rlaif.records import write_text
-from rlaif.training.batches import Batch, merge
+from rlaif.training.batches import Batch
 from rlaif.training.checkpoints import Progress, mark_complete, read_progress
+from rlaif.training.coupling import joined, random_state, set_random_state
 from rlaif.training.forward import batch_logps, batch_rewards, batch_scores
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import Method, Metrics, Scored
 from rlaif.training.ranks import gathered, rank, wait, world_size
 from rlaif.training.reference import FrozenModel, Reference
+from rlaif.training.refusals import setting_errors
 from rlaif.training.rows import Row
-from rlaif.training.sharding import (
-    is_sharded,
-    is_spread,
-    load_optimizer_state,
-    load_weights,
-    optimizer_state,
-    whole,
-    whole_weights,
-)
+from rlaif.training.sharding import whole
+from rlaif.training.spread_trainer import SpreadTrainer
 from rlaif.training.steps import RowIndexes, Step, StepLoader, plan
 
 NAN_FILE = "not_finite.json"
-OPTIMIZER_FILE, SCHEDULER_FILE = "optimizer.pt", "scheduler.pt"
 
 
 @dataclass(frozen=True)
@@ -66,13 +58,11 @@ class Work:
         return self.router_loss > 0
 
 
-class PolicyTrainer(Trainer):
+class PolicyTrainer(SpreadTrainer):
     """Runs one method over rows. Its own gradient accumulation stays 1: a step splits itself into micro-batches."""
 
     def __init__(self, model: Any, arguments: Any, work: Work, callbacks: list[TrainerCallback]) -> None:
         super().__init__(model=model, args=arguments, train_dataset=RowIndexes(work.trained), callbacks=callbacks)
-        # What Trainer calls a model that was sharded before it came: it is not wrapped, and gathered to be saved.
-        self.is_sharded = self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
         self.work, self.method = work, work.method
         self.progress = Progress()
@@ -82,12 +72,7 @@ class PolicyTrainer(Trainer):
     def resume(self, checkpoint: Path | None) -> None:
         """Trains to the end, from a complete checkpoint if there is one."""
         if checkpoint is not None:
-            with_deepspeed = any(checkpoint.glob("global_step*"))
-            if with_deepspeed != self.is_deepspeed_enabled:
-                raise TrainError(
-                    f"{checkpoint} was written with{'' if with_deepspeed else 'out'} DeepSpeed; continue the run as it "
-                    "began, or start it again"
-                )
+            self.check_kind(checkpoint)
             saved = read_progress(checkpoint)
             self.method.load_state(saved.method)
             self.progress = saved if rank() == 0 else Progress(n_tokens=0)
@@ -98,13 +83,13 @@ class PolicyTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer. Raises ConfigError for numbers it does not take."""
-        with _refusals("optimizer"):
+        with setting_errors("optimizer"):
             return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of transformers, but that a warm-up of w steps starts at 1 / (w + 1) instead of 0: a step with a
         learning rate of 0 would learn nothing, and it may be the only one."""
-        with _refusals("schedule"):
+        with setting_errors("schedule"):
             scheduler = super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)
         if warmup and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
@@ -175,7 +160,7 @@ class PolicyTrainer(Trainer):
         losses, metrics = [], []
         for number, batch in enumerate(step.batches):
             real = number < step.n_real
-            with self._synchronised(model, last=number == len(step.batches) - 1):
+            with self.synchronised(model, last=number == len(step.batches) - 1):
                 with self.compute_loss_context_manager():
                     scored = self._scored(model, batch, self.work.rows)
                     if self.method.couples:
@@ -196,11 +181,11 @@ class PolicyTrainer(Trainer):
         """
         states, parts = [], []
         for batch in step.batches:
-            states.append(_random_state(self.args.device))
+            states.append(random_state(self.args.device))
             with torch.no_grad(), self.compute_loss_context_manager():
                 parts.append(self._scored(model, batch, self.work.rows))
         leaves = [part.logps.detach().requires_grad_() for part in parts]
-        scored = _joined(parts[: step.n_real], leaves[: step.n_real], self.args.device)
+        scored = joined(parts[: step.n_real], leaves[: step.n_real], self.args.device)
         self.method.observe(scored)
         loss, metrics = self.method.loss(scored, step.counts)
         slopes = torch.autograd.grad(loss, leaves[: step.n_real]) if step.n_real else ()
@@ -208,8 +193,8 @@ class PolicyTrainer(Trainer):
         total = loss.detach() * share
         found = [{name: (value * share, n * share) for name, (value, n) in metrics.items()}]
         for number, batch in enumerate(step.batches):
-            _set_random_state(states[number], self.args.device)
-            with self._synchronised(model, last=number == len(step.batches) - 1):
+            set_random_state(states[number], self.args.device)
+            with self.synchronised(model, last=number == len(step.batches) - 1):
                 with self.compute_loss_context_manager():
                     outputs = batch_scores(model, batch, self.work.plan, routes=self.work.routes)
                     balance, spread = self._balance(outputs.get("router_loss"), batch, step)
@@ -224,15 +209,6 @@ class PolicyTrainer(Trainer):
     def _backward(self, loss: Tensor) -> None:
         """Adds to the gradients, which wrappers average over processes: hence the factor."""
         self.accelerator.backward(loss * world_size())
-
-    def _synchronised(self, model: Any, last: bool) -> Any:
-        """Processes exchange gradients once a step, after the last micro-batch; with sharded weights after each, which
-        keeps the gradients sharded too. DeepSpeed's engine also makes its step after the last one, and must be told."""
-        if self.is_deepspeed_enabled:
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            return contextlib.nullcontext()
-        now = last or world_size() == 1 or self.is_sharded
-        return contextlib.nullcontext() if now else self.accelerator.no_sync(model)
 
     def _score_side_rows(self, model: Any, step: Step, number: int) -> None:
         """Gives the method what it needs of its side rows, whose log-probs have no gradient."""
@@ -274,7 +250,7 @@ class PolicyTrainer(Trainer):
                     for part, batch in zip(parts, step.batches, strict=False)
                 ]
                 if self.method.couples:
-                    parts = [_joined(parts, [part.logps for part in parts], self.args.device)]
+                    parts = [joined(parts, [part.logps for part in parts], self.args.device)]
                 found = [self.method.loss(part, step.counts) for part in parts]
             share = 1 / world_size() if self.method.couples else 1.0
             weight = step.counts.tokens if self.method.unit == "tokens" else step.counts.rows
@@ -346,152 +322,11 @@ class PolicyTrainer(Trainer):
             total.method = self.method.state()
             mark_complete(folder, total, self.work.keep_checkpoints)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights of a checkpoint."""
-        if not is_spread(self.model):
-            super().save_model(output_dir, _internal_call)
-            return
-        weights = whole_weights(self.model)
-        if self.args.should_save:
-            self._save(output_dir, state_dict=weights)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = optimizer_state(self.model, self.optimizer.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_sharded:
-            load_weights(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.is_deepspeed_enabled or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        state = torch.load(Path(checkpoint) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        by_name = any(isinstance(name, str) for group in state["param_groups"] for name in group["params"])
-        if not by_name and self.is_sharded:
-            raise TrainError(
-                f"{checkpoint} was written by processes with whole weights; continue the run without sharding, or start "
-                "it again"
-            )
-        if not by_name:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        load_optimizer_state(self.model, self.optimizer.optimizer, state)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts padded positions."""
         return 0
 
 
-@contextlib.contextmanager
-def _refusals(what: str) -> Iterator[None]:
-    """Turns the error of an optimizer or schedule that does not take its settings into a message."""
-    try:
-        yield
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"trainer: the {what} refuses its settings: {error}") from None
-
-
 def _warmed_up(own: Callable[[int], float], warmup: int) -> Callable[[int], float]:
     """A schedule's factor for each step, with a warm-up that does not start at 0."""
     return lambda step: (step + 1) / (warmup + 1) if step < warmup else own(step)
-
-
-def _joined(parts: Sequence[Scored], logps: Sequence[Tensor], device: torch.device) -> Scored:
-    """The rows of all micro-batches of all processes as one; `logps` are this process's, by micro-batch."""
-    own = [
-        Scored(part.layout, part.rows, {**part.outputs, "logps": values}, part.reference)
-        for part, values in zip(parts, logps, strict=True)
-    ]
-    everyone = own
-    if world_size() > 1:
-        others = gathered([_on_cpu(part) for part in own])
-        everyone = [
-            part for number, group in enumerate(others)
-            for part in (own if number == rank() else [_on(part, device) for part in group])
-        ]  # fmt: skip
-    outputs = {
-        name: torch.cat([part.outputs[name] for part in everyone])
-        for name in everyone[0].outputs
-    }  # fmt: skip
-    references = [part.reference for part in everyone if part.reference is not None]
-    return Scored(
-        layout=merge([part.layout for part in everyone]),
-        rows=tuple(row for part in everyone for row in part.rows),
-        outputs=outputs,
-        reference=torch.cat(references) if references else None,
-    )
-
-
-def _on_cpu(part: Scored) -> Scored:
-    return _on(part, torch.device("cpu"))
-
-
-def _on(part: Scored, device: torch.device) -> Scored:
-    return Scored(
-        part.layout.to(device),
-        part.rows,
-        {name: value.detach().to(device) for name, value in part.outputs.items()},
-        part.reference.detach().to(device) if part.reference is not None else None,
-    )
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
-
-
-class Screen(TrainerCallback):
-    """Tells `advance` of each step, and a line of the metrics about ten times a run."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance, self.last_said = advance, -1
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        state.compute_steps(args, state.max_steps)  # a checkpoint holds the intervals it was saved with
-        if state.global_step:
-            self.advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.advance(1)
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the last steps belong in metrics.jsonl whatever logging_steps is
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        tenth = state.global_step * 10 // max(state.max_steps, 1)
-        if not logs or "loss" not in logs or tenth == self.last_said:
-            return
-        self.last_said = tenth
-        shown = [f"{name.split('/')[-1]} {logs[name]:.4g}" for name in SHOWN if name in logs]
-        say(f"step {state.global_step} of {state.max_steps}: " + ", ".join(shown))
-
-
-SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
-
-
-@contextlib.contextmanager
-def memory_errors(advice: str) -> Any:
-    """Turns running out of memory into a message that says what to lower."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise TrainError(
-            f"out of memory: {advice}; or set gradient_checkpointing: true. What is done is kept: the same command "
-            "with the new value continues"
-        ) from None

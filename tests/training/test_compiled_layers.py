@@ -123,10 +123,10 @@ def test_what_is_impossible_is_refused(train_config: Any, monkeypatch: pytest.Mo
     for key in ("torch_compile", "torch_compile_backend", "torch_compile_mode"):
         with pytest.raises(ConfigError, match=f"trainer.{key} can not be set here: use the key 'compile'"):
             train(train_config(trainer={key: True}))
-    monkeypatch.setattr("rlaif.training.policy.requested", lambda: object())
+    monkeypatch.setattr("rlaif.training.sharding.requested", lambda: object())
     monkeypatch.setattr("rlaif.training.policy.load_model", None)  # before a model is loaded
-    with pytest.raises(TrainError, match="compile is impossible with sharded weights"):
-        load_policy(train_config(compile=True))
+    with pytest.raises(TrainError, match="compile: layers whose weights are spread over devices can not be compiled"):
+        train(train_config(compile=True))
 
 
 def test_a_model_without_known_layers_and_a_missing_compiler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
