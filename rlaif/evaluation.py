@@ -105,6 +105,7 @@ def evaluate(
             votes=votes,
             models=judge_models,
             comparisons="models",
+            gates=(),
             max_unparsed=max_unparsed,
             output=folder / "judged.jsonl" if folder else None,
             overwrite=overwrite,

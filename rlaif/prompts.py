@@ -12,8 +12,23 @@ from jinja2.exceptions import SecurityError
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.types import Messages
 
+
+class _Missing(jinja2.StrictUndefined):
+    """Says of a key that a row's metadata lacks which there are, and what to do."""
+
+    @property
+    def _undefined_message(self) -> str:
+        if not isinstance(self._undefined_obj, Mapping) or self._undefined_hint:
+            return super()._undefined_message
+        there = ", ".join(sorted(map(str, self._undefined_obj))) or "none"
+        return (
+            f"the row has no '{self._undefined_name}' (keys there: {there}); add it to the metadata of every prompt, or use a "
+            "template without it"
+        )
+
+
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
+    undefined=_Missing, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
 )
 
 
@@ -42,12 +57,16 @@ class Template:
         except UnicodeDecodeError:
             raise ConfigError(f"{path}: not UTF-8 text") from None
 
-    def render(self, values: Mapping[str, Any]) -> str:
-        """The text with the values in place; the values themselves are never rendered again."""
+    def render(self, values: Mapping[str, Any], *, row: str = "") -> str:
+        """The text with the values in place; the values themselves are never rendered again.
+
+        row: what an error names as its place, beside the template.
+        """
         try:
             return self._template.render({name: values[name] for name in self.variables if name in values}).strip()
         except (jinja2.UndefinedError, SecurityError, TypeError, ZeroDivisionError) as error:
-            raise ConfigError(f"{self.where}: {error}") from None
+            place = f"{self.where}, {row}" if row else self.where
+            raise ConfigError(f"{place}: {error}") from None
 
 
 def conversation_text(messages: Messages) -> str:

@@ -4,10 +4,10 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,10 +26,16 @@ def read_records(path: Path, kind: type[R], *, tolerate_torn_tail: bool = False)
     Raises DataError with the file and line number for anything that is not such a record.
     """
     for number, line in _lines(path, tolerate_torn_tail):
-        try:
-            yield kind.model_validate_json(line)
-        except ValidationError as error:
-            raise DataError(f"{path}:{number}: not a {kind.__name__}: {describe(error)}") from None
+        yield _record(path, number, line, kind)
+
+
+def read_records_with_places(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
+    """Yields (byte position of the line, record), as read_records does, so that a row can be read again by itself."""
+    place = 0
+    for number, raw in _raw_lines(path):
+        if raw.strip():
+            yield place, _record(path, number, _decoded(path, number, raw), kind)
+        place += len(raw)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -53,7 +59,22 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def _record(path: Path, number: int, line: str, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(f"{path}:{number}: not a {kind.__name__}: {describe(error)}") from None
+
+
 def _lines(path: Path, tolerate_torn_tail: bool) -> Iterator[tuple[int, str]]:
+    for number, raw in _raw_lines(path):
+        if tolerate_torn_tail and not raw.endswith(b"\n"):
+            return
+        if raw.strip():
+            yield number, _decoded(path, number, raw)
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     path = Path(path)
     try:
         file = path.open("rb")
@@ -64,15 +85,38 @@ def _lines(path: Path, tolerate_torn_tail: bool) -> Iterator[tuple[int, str]]:
     except PermissionError:
         raise DataError(f"{path}: may not be read (permission denied)") from None
     with file:
-        for number, raw in enumerate(file, start=1):
-            if tolerate_torn_tail and not raw.endswith(b"\n"):
-                return
-            if not raw.strip():
-                continue
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise DataError(f"{path}:{number}: not UTF-8 text") from None
+        yield from enumerate(file, start=1)
+
+
+def _decoded(path: Path, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}:{number}: not UTF-8 text") from None
+
+
+class RecordFile(Sequence[R]):
+    """The records of a JSONL file as a sequence that is read each time it is gone through, never held in memory."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self._path = path
+        self._kind = kind
+        self._count: int | None = None
+
+    def __iter__(self) -> Iterator[R]:
+        return read_records(self._path, self._kind)
+
+    def __len__(self) -> int:
+        if self._count is None:
+            self._count = sum(1 for _ in _lines(self._path, False))
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[R]: ...
+    def __getitem__(self, index: int | slice) -> R | list[R]:
+        return list(self)[index]
 
 
 class RecordWriter(Generic[R]):
@@ -89,10 +133,13 @@ class RecordWriter(Generic[R]):
                 _cut_torn_tail(self.path)
             self._file = self.path.open("ab" if append else "wb")
 
-    def write(self, record: R) -> None:
+    def write(self, record: R) -> int:
+        """Appends a record and gives back how many bytes its line has."""
+        line = record.model_dump_json(exclude_none=False).encode() + b"\n"
         with disk_errors(self.path):
-            self._file.write(record.model_dump_json(exclude_none=False).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
+        return len(line)
 
     def close(self) -> None:
         self._file.close()

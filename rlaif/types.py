@@ -104,6 +104,7 @@ class Preferred(Record):
 
     kind: Literal["preferred"] = "preferred"
     response_id: str
+    strength: float = Field(default=1.0, gt=0, le=1, description="below 1 where the judge's scale has weaker sides")
 
 
 class Tie(Record):
@@ -119,8 +120,15 @@ class Score(Record):
     score: float = Field(ge=0, le=1)
 
 
-Outcome = Annotated[Preferred | Tie | Score, Field(discriminator="kind")]
-NoOutcome = Literal["unparsed", "conflict", "truncated"]
+class Ranking(Record):
+    """The judge orders all shown responses: groups of response ids, best first, those of one group equally good."""
+
+    kind: Literal["ranking"] = "ranking"
+    groups: tuple[tuple[str, ...], ...] = Field(min_length=1)
+
+
+Outcome = Annotated[Preferred | Tie | Score | Ranking, Field(discriminator="kind")]
+NoOutcome = Literal["unparsed", "conflict", "refused", "truncated"]
 
 
 class Judgment(Record):
@@ -141,6 +149,12 @@ class Judgment(Record):
     probabilities: dict[str, float] | None = Field(
         default=None, description="of each response id, 'tie', or score value, when log-probs were read"
     )
+    parts: dict[str, float | None] | None = Field(
+        default=None, description="what the outcome is made of: the rating of each response, aspect or checklist item"
+    )
+    flags: tuple[str, ...] = Field(
+        default=(), description="what is suspicious in what was shown: 'verdict-syntax:<response id>'"
+    )
     latency_seconds: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -157,6 +171,7 @@ class JudgeTally(Record):
     scores: tuple[float | None, float | None] | None = Field(
         default=None, description="of a pointwise judge in a comparison: the scores of the two responses"
     )
+    planned: int | None = Field(default=None, description="votes without a stopping rule, of a judge that compares")
     asked: int
     counted: int
     unparsed: int
@@ -178,10 +193,15 @@ class Verdict(Record):
     margin: float | None = Field(description="in [-1, 1], positive if the first response is preferred")
     confidence: float | None = Field(default=None, description="probability of being right; None until calibrated")
     ensemble: str
+    votes_planned: int | None = Field(default=None, description="as many as without a stopping rule would be asked")
     votes_asked: int
     votes_counted: int
     votes_unparsed: int
     stopping_rule: str
+    gates: tuple[float, ...] = Field(
+        default=(),
+        description="margins that the stopping rule looked at: on which side of them the margin lies is sure",
+    )
     judges: tuple[JudgeTally, ...]
 
     @property

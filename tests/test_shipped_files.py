@@ -22,7 +22,9 @@ MODEL = (EngineConfig(model="m"),)
 def test_every_judge_loads_and_shows_what_it_judges(name: str, make_response: Callable[..., Response]) -> None:
     programs_only = "kind: program" in resources.find("judges", name).read_text()
     ensemble = load_ensemble(name, models=() if programs_only else MODEL)
-    first, second = make_response("the first answer", index=0), make_response("the second answer", index=1)
+    known = {"reference": "the reference answer"}
+    first = make_response("the first answer", index=0, metadata=known)
+    second = make_response("the second answer", index=1, metadata=known)
     for llm in ensemble.llms:
         item = Item((first, second) if llm.is_pairwise else (first,))
         text = judge_request(llm, item, 0, None).messages[-1].content

@@ -1,13 +1,17 @@
 """The command line: parse, call the public function, print. One small module per group of commands."""
 
 import functools
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from rlaif import __version__
+from rlaif.cli import bench
 from rlaif.cli.evaluate import evaluate_command
 from rlaif.cli.files import cp_command, ls_command, show_command
 from rlaif.cli.generate import generate_command
@@ -17,6 +21,7 @@ from rlaif.cli.pairs import pairs_command
 from rlaif.cli.run import run_command
 from rlaif.cli.train import train_command
 from rlaif.errors import RlaifError
+from rlaif.progress import is_first
 
 app = typer.Typer(
     name="rlaif",
@@ -40,6 +45,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show_command,
     "cp": cp_command,
 }
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "bench": (bench.HELP, {"convert": bench.convert_command, "judge": bench.judge_command}),
+}
+SECONDS_FOR_THE_FIRST = 10.0
+"""How long another process than the first keeps an error to itself."""
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,6 +68,11 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 for _name, _command in COMMANDS.items():
     app.command(_name)(_interruptible(_command))
+for _group, (_help, _commands) in GROUPS.items():
+    _part = typer.Typer(help=_help, no_args_is_help=True, rich_markup_mode=None)
+    for _name, _command in _commands.items():
+        _part.command(_name)(_interruptible(_command))
+    app.add_typer(_part, name=_group)
 
 
 @app.callback(invoke_without_command=True)
@@ -73,22 +88,36 @@ def main() -> None:
     try:
         app()
     except RlaifError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from None
+        _refuse(str(error), error.exit_status)
     except OSError as error:
         from rlaif.records import disk_message
 
         message = disk_message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(message, 2)
+
+
+def _refuse(message: str, status: int) -> NoReturn:
+    """Prints an error and ends with the status.
+
+    Of several processes mostly all have the same error, and the first says it. The others wait without a word until the
+    launcher ends them because the first ended. One that is not ended has an error of its own, and says it; so does the
+    first one of another machine, where the launcher does not see that the very first ended.
+    """
+    where = ""
+    if not is_first():
+        for ended in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ended, lambda *_: sys.exit(status))
+        is_first_here = int(os.environ.get("LOCAL_RANK") or 0) == 0
+        time.sleep(SECONDS_FOR_THE_FIRST * (1 if is_first_here else 2))
+        where = f" (process {os.environ['RANK']})"
+    print(f"error{where}: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status) from None
 
 
 def _quiet_libraries() -> None:
     """Our own progress is enough: the bars and banners of libraries stay off unless asked for by the environment."""
-    import os
-
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

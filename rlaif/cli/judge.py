@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from rlaif.judges.stats import JudgeStats
 
 
+class StopName(StrEnum):
+    all = "all"
+    cannot_lose = "cannot-lose"
+    posterior = "posterior"
+
+
 class ComparisonsName(StrEnum):
     all = "all"
     ring = "ring"
@@ -46,6 +52,25 @@ def judge_command(
             help="Of a prompt's responses: all pairs; ring: each with the next; screened: one pair; models: across models.",
         ),
     ] = None,
+    stop: Annotated[
+        StopName | None,
+        typer.Option(
+            "--stop",
+            help="When a comparison has enough votes: cannot-lose (default): no further vote could change the outcome or a "
+            "gate; posterior: one side leads with --stop-probability; all: never.",
+        ),
+    ] = None,
+    stop_probability: Annotated[
+        float | None, typer.Option("--stop-probability", help="For --stop posterior; 0.95 unless the file says.")
+    ] = None,
+    margin_gate: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--margin-gate",
+            min=0,
+            help="Margin that pairs will have to be above (rlaif pairs --min-margin), default 1/3; cannot-lose keeps to it.",
+        ),
+    ] = None,
     max_unparsed: Annotated[
         float,
         typer.Option(
@@ -70,9 +95,10 @@ def judge_command(
     -o judged.jsonl --pairs preferences.jsonl
     """
     from rlaif.errors import QualityGateError
-    from rlaif.judges.config import Comparisons
+    from rlaif.judges.config import Comparisons, StopRule
     from rlaif.judges.plan import judge_plan
     from rlaif.judges.run import judge as judge_responses
+    from rlaif.judges.stopping import VOTE_MARGIN
     from rlaif.preferences.pairs import make_pairs
     from rlaif.records import refuse_same_file
 
@@ -81,8 +107,13 @@ def judge_command(
         max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
     )  # fmt: skip
     rule: Comparisons | None = comparisons.value if comparisons is not None else None
+    stop_rule: StopRule | None = stop.value if stop is not None else None
+    gates = tuple(margin_gate) if margin_gate else (VOTE_MARGIN,)
     if dry_run:
-        would = judge_plan(responses, judge, votes=votes, models=configs, comparisons=rule)
+        would = judge_plan(
+            responses, judge, votes=votes, models=configs, comparisons=rule, stop=stop_rule,
+            stop_probability=stop_probability, gates=gates,
+        )  # fmt: skip
         if json:
             options.print_json(would)
         else:
@@ -93,8 +124,8 @@ def judge_command(
     failed: QualityGateError | None = None
     try:
         result = judge_responses(
-            responses, judge, votes=votes, models=configs, comparisons=rule, output=output,
-            max_unparsed=max_unparsed, overwrite=overwrite,
+            responses, judge, votes=votes, models=configs, comparisons=rule, stop=stop_rule,
+            stop_probability=stop_probability, gates=gates, output=output, max_unparsed=max_unparsed, overwrite=overwrite,
         )  # fmt: skip
     except QualityGateError as error:
         result, failed = error.result, error

@@ -1,7 +1,7 @@
 """The seam to whatever answers a prompt. Policies and judges use the same one, so local and remote look alike."""
 
 import abc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -97,8 +97,11 @@ class Engine(abc.ABC):
     def capabilities(self) -> Capabilities: ...
 
     @abc.abstractmethod
-    def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
-        """Yields one Completion per request, in the order in which they finish."""
+    def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
+        """Yields one Completion per request, in the order in which they finish.
+
+        Takes requests as it has room for them: `requests` may be longer than memory, and may grow by what was answered.
+        """
 
     async def complete(self, request: Request) -> Completion:
         """The Completion of one request."""

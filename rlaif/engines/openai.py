@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
@@ -113,7 +113,7 @@ class OpenAIEngine(Engine):
     async def close(self) -> None:
         await self._pool.close()
 
-    async def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
+    async def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
         window = cast("AsyncGenerator[Completion]", sliding_window(requests, self._complete, self.concurrency))
         async with contextlib.aclosing(window):
             async for completion in window:

@@ -1,7 +1,7 @@
 """A public fake engine: answers come from a function. For tests, examples and trying a pipeline without a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 
@@ -30,7 +30,7 @@ class ScriptedEngine(Engine):
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    async def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
+    async def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
         for request in requests:
             await asyncio.sleep(0)
             self.requests.append(request)

@@ -8,14 +8,18 @@ answered before a restart, does not change it.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rlaif.chat import encode, render_prompt, stop_token_ids
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 from rlaif.errors import DataError, EngineError
 from rlaif.types import FinishReason, Sampling, content_hash
+
+SORTED_TOGETHER = 4096
+"""Requests whose lengths are sorted before they are batched."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,14 @@ class TransformersEngine(Engine):
     def _context(self) -> int | None:
         return getattr(self._lm.config, "max_position_embeddings", None) if self._lm is not None else None
 
-    async def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
+    async def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
+        """Requests are taken and sorted SORTED_TOGETHER at a time."""
+        source = iter(requests)
+        while taken := list(islice(source, SORTED_TOGETHER)):
+            async for completion in self._complete_sorted(taken):
+                yield completion
+
+    async def _complete_sorted(self, requests: list[Request]) -> AsyncIterator[Completion]:
         rows: list[Row] = []
         for request in requests:
             prepared = await asyncio.to_thread(self._prepare, request)

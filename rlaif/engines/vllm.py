@@ -16,7 +16,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ class VllmEngine(Engine):
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self.model)}
         return arguments | self.engine_args
 
-    def complete_many(self, requests: Sequence[Request]) -> AsyncIterator[Completion]:
+    def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
         return sliding_window(requests, self._complete, self.concurrency)
 
     async def _complete(self, request: Request) -> Completion:

@@ -1,7 +1,9 @@
 """Votes to margins, margins to a verdict: pure functions of judgments, in which order of arrival never counts."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 from rlaif.judges.config import Aggregate
 from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Score, Tie
@@ -10,14 +12,22 @@ EQUAL = 1e-9
 """Margins nearer to zero than this are ties (rounding of probabilities)."""
 
 
+class Voice(NamedTuple):
+    """What one judge says of one comparison: its margin in [-1, 1], and its weight, negative for one that is inverted."""
+
+    margin: float
+    weight: float
+
+
 def vote_margin(judgment: Judgment, first: str, second: str) -> float | None:
-    """In [-1, 1], positive for `first`: p(first) - p(second) with log-probs, else +1, 0 or -1; None without an outcome."""
+    """In [-1, 1], positive for `first`: p(first) - p(second) with log-probs, else the strength of the side; None if unread."""
     if judgment.outcome is None:
         return None
     if judgment.probabilities is not None:
         return judgment.probabilities.get(first, 0.0) - judgment.probabilities.get(second, 0.0)
     if isinstance(judgment.outcome, Preferred):
-        return 1.0 if judgment.outcome.response_id == first else -1.0
+        strength = judgment.outcome.strength
+        return strength if judgment.outcome.response_id == first else -strength
     return 0.0
 
 
@@ -35,7 +45,7 @@ def pairwise_tally(
             decided += 1
             first_picks += judgment.outcome.response_id == judgment.shown[0]
     means = [fmean(margins) for margins in by_order.values() if margins]
-    consistent = _sign(means[0]) == _sign(means[1]) if len(means) == 2 else None
+    consistent = sign(means[0]) == sign(means[1]) if len(means) == 2 else None
     counted = sum(len(margins) for margins in by_order.values())
     return JudgeTally(
         judge=judge,
@@ -81,12 +91,46 @@ def pointwise_tally(judge: str, model: str, weight: float, votes: Sequence[Seque
 
 
 def ensemble_margin(tallies: Sequence[JudgeTally], aggregate: Aggregate) -> float | None:
-    """The weighted mean of the judges' margins (or of their signs, for majority), over the judges that have one."""
-    voiced = [(tally.margin, tally.weight) for tally in tallies if tally.margin is not None and tally.weight > 0]
+    """The judges' margins as one, over the judges that have a margin and a weight."""
+    return combine([Voice(tally.margin, tally.weight) for tally in tallies if tally.margin is not None], aggregate)
+
+
+def combine(voices: Sequence[Voice], aggregate: Aggregate) -> float | None:
+    """One margin in [-1, 1] of several; None without any voice of weight.
+
+    majority: the mean sign, every judge the same say. weighted: the weighted mean sign. mean: the weighted mean margin.
+    median: the weighted median margin (the mean of the two middle ones where the weight splits evenly).
+    dawid-skene: weights are log-odds of being right, and the margin is 2p - 1 with p the probability of the first side
+    (Dawid & Skene 1979, one coin per judge). bradley-terry: the mean, from which a prompt's responses are fitted later.
+    """
+    voiced = [Voice(margin if weight > 0 else -margin, abs(weight)) for margin, weight in voices if weight != 0]
     if not voiced:
         return None
-    values = [(margin if aggregate == "mean" else float(_sign(margin)), weight) for margin, weight in voiced]
-    return sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
+    total = sum(weight for _, weight in voiced)
+    match aggregate:
+        case "majority":
+            return fmean(sign(margin) for margin, _ in voiced)
+        case "weighted":
+            return sum(sign(margin) * weight for margin, weight in voiced) / total
+        case "median":
+            return _weighted_median(voiced)
+        case "dawid-skene":
+            return math.tanh(sum(sign(margin) * weight for margin, weight in voiced) / 2)
+        case "mean" | "bradley-terry":
+            return sum(margin * weight for margin, weight in voiced) / total
+
+
+def _weighted_median(voices: Sequence[Voice]) -> float:
+    ordered = sorted(voices)
+    half = sum(weight for _, weight in ordered) / 2
+    passed = 0.0
+    for place, (margin, weight) in enumerate(ordered):
+        passed += weight
+        if abs(passed - half) < EQUAL * half:
+            return (margin + ordered[place + 1].margin) / 2
+        if passed > half:
+            return margin
+    raise AssertionError("the weights pass their half")
 
 
 def ensemble_score(tallies: Sequence[JudgeTally]) -> float | None:
@@ -99,9 +143,10 @@ def outcome_of_margin(margin: float | None, first: str, second: str) -> Outcome 
     """The preferred response, a tie at zero, None without a margin."""
     if margin is None:
         return None
-    sign = _sign(margin)
-    return Tie() if sign == 0 else Preferred(response_id=first if sign > 0 else second)
+    side = sign(margin)
+    return Tie() if side == 0 else Preferred(response_id=first if side > 0 else second)
 
 
-def _sign(value: float) -> int:
+def sign(value: float) -> int:
+    """-1, 0 or 1, where 0 is a tie up to rounding."""
     return 0 if abs(value) < EQUAL else (1 if value > 0 else -1)

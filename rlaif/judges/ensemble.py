@@ -11,10 +11,12 @@ from rlaif.judges.config import (
     EnsembleConfig,
     Member,
     ProgramConfig,
+    StopRule,
     load_judge_file,
-    load_template,
+    load_templates,
 )
 from rlaif.judges.judge import LLMJudge, ProgramJudge
+from rlaif.judges.stopping import VOTE_MARGIN, Stopping
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Ensemble:
     aggregate: Aggregate
     comparisons: Comparisons | None
     """None: every response is judged by itself (all members are pointwise or programs)."""
+    stopping: Stopping
 
     @property
     def pairwise(self) -> tuple[LLMJudge, ...]:
@@ -43,23 +46,25 @@ def load_ensemble(
     votes: int = 2,
     models: tuple[EngineConfig, ...] = (),
     comparisons: Comparisons | None = None,
+    stop: StopRule | None = None,
+    stop_probability: float | None = None,
+    gates: tuple[float, ...] = (VOTE_MARGIN,),
     beside: Path | None = None,
 ) -> Ensemble:
     """A judge or ensemble by shipped name or path, ready to be asked.
 
     votes: per judge and item. models: judge with these, instead of those the files name; several make a panel.
-    comparisons: 'all', 'ring' or 'screened', instead of the file's. Raises ConfigError.
+    comparisons, stop, stop_probability: instead of the file's. gates: see Stopping. Raises ConfigError.
     """
     if votes < 1:
         raise ConfigError(f"votes is {votes}; at least 1 is needed (2 show a pairwise judge both orders)")
     config, path = load_judge_file(name, beside)
-    if isinstance(config, EnsembleConfig):
-        members, aggregate, comparisons = config.members, config.aggregate, comparisons or config.comparisons
-    else:
-        members, aggregate = (Member(judge=str(path)),), "mean"
+    if not isinstance(config, EnsembleConfig):
+        config = EnsembleConfig(kind="ensemble", name=config.name, members=(Member(judge=str(path)),))
+    comparisons = comparisons or config.comparisons
     programs: list[ProgramJudge] = []
     llms: list[LLMJudge] = []
-    for member in members:
+    for member in config.members:
         judge = _load_member(member, path, votes, models)
         if isinstance(judge, ProgramJudge):
             programs.append(judge)
@@ -71,7 +76,25 @@ def load_ensemble(
         comparisons = comparisons or "all"
     llms = _distinct_names(str(path), llms, {program.name for program in programs})
     _check_deciders(str(path), programs, llms, comparisons)
-    return Ensemble(config.name, tuple(programs), tuple(llms), aggregate, comparisons)
+    stopping = _stopping(config, stop, stop_probability, gates)
+    return Ensemble(config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping)
+
+
+def _stopping(
+    config: EnsembleConfig, stop: StopRule | None, probability: float | None, gates: tuple[float, ...]
+) -> Stopping:
+    rule = stop or config.stop_rule
+    if rule != "all" and config.aggregate == "bradley-terry":
+        raise ConfigError(
+            f"stop '{rule}' looks at one comparison, and bradley-terry fits all of a prompt; use stop 'all'"
+        )
+    if probability is not None and rule != "posterior":
+        raise ConfigError(f"a stop probability belongs to the rule 'posterior', not to '{rule}'; drop one of the two")
+    if probability is not None and not 0.5 < probability < 1:
+        raise ConfigError(f"the stop probability is {probability:g}; it lies between 0.5 and 1, such as 0.95")
+    if any(not 0 <= gate < 1 for gate in gates):
+        raise ConfigError(f"a margin gate is from 0 to below 1, not {', '.join(f'{gate:g}' for gate in gates)}")
+    return Stopping(rule, probability or config.stop_probability, tuple(sorted(gates)))
 
 
 def _load_member(
@@ -85,7 +108,7 @@ def _load_member(
     name = member.name or config.name
     if isinstance(config, ProgramConfig):
         return ProgramJudge(name, config, member.weight)
-    template = load_template(config, path)
+    templates = load_templates(config, path)
     own = member.engine or config.engine
     engines = models or ((own,) if own is not None else ())
     if not engines:
@@ -97,10 +120,11 @@ def _load_member(
         LLMJudge(
             name=name if len(engines) == 1 else f"{name}@{Path(engine.model).name}",
             config=config,
-            template=template,
+            templates=templates,
             engine=engine,
             weight=member.weight,
             votes=member.votes or votes,
+            cost=member.cost,
         )
         for engine in engines
     ]

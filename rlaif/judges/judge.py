@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from rlaif.engines import EngineConfig
 from rlaif.engines.base import Completion, Request, Sample
 from rlaif.judges.config import PairwiseConfig, PointwiseConfig, ProgramConfig
-from rlaif.judges.parse import read_label
-from rlaif.judges.programs import run_check
+from rlaif.judges.defences import defended, own_control_tokens
+from rlaif.judges.programs import Finding, examine
+from rlaif.judges.reading import normalise, outcome_of, parts_of, read, repair_messages, should_repair
 from rlaif.prompts import Template, conversation_text
 from rlaif.types import (
     Judgment,
@@ -24,7 +26,10 @@ from rlaif.types import (
     content_hash,
 )
 
+Number = TypeVar("Number", int, float)
 TIE = "tie"
+REPAIR_MARK = "\n\n[answer to the further question]\n"
+"""Stands in `raw` between a judge's first answer and the one to the further question."""
 CHANGES_ANSWERS = {"model", "engine", "constraint", "extra_body", "dtype", "max_model_len", "engine_args"}
 """The keys of an engine's configuration that can change what a judge answers."""
 
@@ -35,25 +40,35 @@ class Item:
 
     responses: tuple[Response, ...]
 
-    @property
+    @cached_property
     def id(self) -> str:
         return content_hash([(response.id, response.text) for response in self.responses])
 
 
 @dataclass(frozen=True)
 class LLMJudge:
-    """A loaded LLM judge: its configuration, its template and the model that answers."""
+    """A loaded LLM judge: its configuration, its templates and the model that answers."""
 
     name: str
     config: PairwiseConfig | PointwiseConfig
-    template: Template
+    templates: tuple[Template, ...]
+    """The prompt and its variants."""
     engine: EngineConfig
     weight: float
     votes: int
+    cost: float = 1.0
 
     @property
     def is_pairwise(self) -> bool:
         return isinstance(self.config, PairwiseConfig)
+
+    def parts(self, item: Item) -> int:
+        """How many questions one vote on an item is made of."""
+        return 1
+
+    def template(self, vote: int) -> Template:
+        """What a vote is asked with: every order with the first variant, then every order with the next."""
+        return self.templates[vote // (2 if self.is_pairwise else 1) % len(self.templates)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,15 @@ class ProgramJudge:
     name: str
     config: ProgramConfig
     weight: float
+
+    @cached_property
+    def packages(self) -> list[str]:
+        """The installed packages, with versions, that could change what the checks find."""
+        return sorted({package for check in self.config.checks for package in check.provenance()})
+
+    @cached_property
+    def template_hash(self) -> str:
+        return content_hash(self.config.model_dump(mode="json"), self.packages)
 
 
 def shown_order(item: Item, vote: int) -> tuple[Response, ...]:
@@ -75,15 +99,15 @@ def shown_order(item: Item, vote: int) -> tuple[Response, ...]:
 def judge_request(judge: LLMJudge, item: Item, vote: int, endpoint: str | None) -> Request:
     """The request of one vote; its key is the judgment's id, which knows everything that could change the answer."""
     shown = shown_order(item, vote)
-    messages = _judge_messages(judge, shown)
+    messages = _judge_messages(judge, shown, judge.template(vote))
     key = content_hash(
         item.id,
         judge.name,
         [message.as_dict() for message in messages],
         judge.engine.model_dump(mode="json", include=CHANGES_ANSWERS),
         endpoint,
-        judge.config.reading,
-        judge.config.choices,
+        (judge.config.reading, judge.config.format, judge.config.mode, judge.config.repair),
+        (judge.config.choices, judge.config.scale),
         (judge.config.temperature, judge.config.top_p, judge.config.max_tokens, judge.config.seed),
         vote,
         [response.id for response in shown],
@@ -95,28 +119,56 @@ def judge_request(judge: LLMJudge, item: Item, vote: int, endpoint: str | None) 
         max_tokens=judge.config.max_tokens,
         seed=judge.config.seed,
     )
-    choices = judge.config.choices if judge.config.reading == "auto" else None
-    return Request(key=key, messages=messages, sampling=sampling, choices=choices)
+    return Request(key=key, messages=messages, sampling=sampling, choices=judge.config.constrained_choices)
+
+
+def repair_request(judge: LLMJudge, request: Request, judgment: Judgment) -> Request | None:
+    """The one further question after a vote whose answer could not be read; None if there is nothing to ask."""
+    if not judge.config.repair or not should_repair(judgment.reason, judgment.raw):
+        return None
+    messages = repair_messages(request.messages, judgment.raw, judge.config.reader, judge.config.offer)
+    key = content_hash(request.key, "repair", [message.as_dict() for message in messages], length=24)
+    return request.model_copy(update={"key": key, "messages": messages})
+
+
+def repaired_judgment(judge: LLMJudge, item: Item, judgment: Judgment, completion: Completion) -> Judgment:
+    """The judgment with what the answer to the further question says; its raw text holds both answers."""
+    shown = shown_order(item, judgment.vote)
+    (sample,) = completion.samples
+    outcome, reason, probabilities, parts = _read(judge, shown, sample)
+    return judgment.model_copy(
+        update={
+            "raw": f"{judgment.raw}{REPAIR_MARK}{sample.text}",
+            "outcome": outcome,
+            "reason": reason,
+            "probabilities": probabilities,
+            "parts": parts,
+            "latency_seconds": _sum(judgment.latency_seconds, completion.latency_seconds),
+            "prompt_tokens": _sum(judgment.prompt_tokens, completion.prompt_tokens),
+            "completion_tokens": _sum(judgment.completion_tokens, sample.completion_tokens),
+        }
+    )
 
 
 def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, completion: Completion) -> Judgment:
     """The answer to a vote's request as a judgment."""
     shown = shown_order(item, vote)
     (sample,) = completion.samples
-    outcome, reason, probabilities = _read(judge, shown, sample)
+    outcome, reason, probabilities, parts = _read(judge, shown, sample)
     return Judgment(
         id=completion.key,
         comparison_id=item.id,
         judge=judge.name,
         model=judge.engine.model,
         endpoint=endpoint,
-        template_hash=content_hash(judge.template.source, judge.config.system),
+        template_hash=content_hash(judge.template(vote).source, judge.config.system),
         vote=vote,
         shown=tuple(response.id for response in shown),
         raw=sample.text,
         outcome=outcome,
         reason=reason,
         probabilities=probabilities,
+        parts=parts,
         latency_seconds=completion.latency_seconds,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=sample.completion_tokens,
@@ -126,54 +178,89 @@ def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, 
 def program_judgment(judge: ProgramJudge, item: Item) -> Judgment:
     """The checks run on one response; a check that can not be decided leaves the judgment without an outcome."""
     (response,) = item.responses
-    passed = {f"{i}:{check.check}": run_check(check, response) for i, check in enumerate(judge.config.checks)}
-    known = [value for value in passed.values() if value is not None]
-    outcome: Outcome | None = None
-    if len(known) == len(passed):
-        share = sum(known) / len(known)
-        outcome = Score(score=share if judge.config.score == "mean" else float(share == 1))
-    config_hash = content_hash(judge.config.model_dump(mode="json"))
+    findings = examine(judge.config.checks, response)
+    values = {name: finding.value for name, finding in findings.items()}
+    known = (response.finish_reason, response.prompt.metadata)
     return Judgment(
-        id=content_hash(item.id, judge.name, config_hash, response.finish_reason, length=24),
+        id=content_hash(item.id, judge.name, judge.template_hash, known, length=24),
         comparison_id=item.id,
         judge=judge.name,
         model="program",
-        template_hash=config_hash,
+        template_hash=judge.template_hash,
         vote=0,
         shown=(response.id,),
-        raw=json.dumps(passed),
-        outcome=outcome,
+        raw=_program_raw(judge, findings),
+        outcome=(outcome := _program_outcome(judge.config, list(values.values()))),
         reason=None if outcome is not None else "unparsed",
+        parts={name: None if value is None else float(value) for name, value in values.items()},
     )
 
 
-def _judge_messages(judge: LLMJudge, shown: tuple[Response, ...]) -> Messages:
-    prompt = shown[0].prompt
+def _program_outcome(config: ProgramConfig, values: list[bool | float | None]) -> Score | None:
+    """The share that passes, or whether all do; None if any is not known."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    share = sum(known) / len(known)
+    return Score(score=share if config.score == "mean" else float(share == 1))
+
+
+def _program_raw(judge: ProgramJudge, findings: dict[str, Finding]) -> str:
+    """The findings as JSON, each with why, and the installed packages that had a part in them."""
+    found = {name: {"passes": finding.value, "why": finding.detail} for name, finding in findings.items()}
+    packages = {"packages": judge.packages} if judge.packages else {}
+    text = json.dumps({**found, **packages}, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # half a character could not be written to a file
+
+
+def _judge_messages(judge: LLMJudge, shown: tuple[Response, ...], template: Template) -> Messages:
     values: dict[str, Any] = {
-        "prompt": conversation_text(prompt.messages),
-        "messages": [message.as_dict() for message in prompt.messages],
-        "metadata": prompt.metadata,
+        **_shown_data(judge, shown),
         "labels": judge.config.choices,
+        "fences": judge.config.fences,
     }
-    if isinstance(judge.config, PairwiseConfig):
-        values |= {"response_a": shown[0].text, "response_b": shown[1].text}
-    else:
-        values |= {"response": shown[0].text, "scale": judge.config.scale}
+    if judge.config.scale is not None:
+        values["scale"] = judge.config.scale
     system = [Message(role="system", content=judge.config.system)] if judge.config.system else []
-    return (*system, Message(role="user", content=judge.template.render(values)))
+    return (*system, Message(role="user", content=template.render(values, row=f"prompt {shown[0].prompt.id}")))
 
 
-def _read(
-    judge: LLMJudge, shown: tuple[Response, ...], sample: Sample
-) -> tuple[Outcome | None, NoOutcome | None, dict[str, float] | None]:
+def _shown_data(judge: LLMJudge, shown: tuple[Response, ...]) -> dict[str, Any]:
+    """What others wrote, prompts and responses, as a template gets it: with the judge's defences."""
+    prompt = shown[0].prompt
+    names = ("response_a", "response_b") if isinstance(judge.config, PairwiseConfig) else ("response",)
+    data: dict[str, Any] = defended(
+        {
+            "prompt": conversation_text(prompt.messages),
+            "messages": [message.as_dict() for message in prompt.messages],
+            "metadata": prompt.metadata,
+            **{name: response.text for name, response in zip(names, shown, strict=True)},
+        },
+        fences=judge.config.fences,
+        escape=judge.config.escape_control_tokens,
+        own=own_control_tokens(judge.engine.model),
+    )
+    for message, turn in zip(prompt.messages, data["messages"], strict=True):
+        turn["role"] = message.role  # one of the known roles, so no data
+    return data
+
+
+Read = tuple[Outcome | None, NoOutcome | None, dict[str, float] | None, dict[str, float | None] | None]
+"""Outcome, why there is none, probabilities, parts: as in a Judgment."""
+
+
+def _read(judge: LLMJudge, shown: tuple[Response, ...], sample: Sample) -> Read:
+    config = judge.config
     if sample.choice_probabilities is not None:
-        return _read_probabilities(judge.config, shown, sample.choice_probabilities)
-    label, reason = read_label(sample.text, judge.config.choices, truncated=sample.finish_reason == "length")
-    if label is None:
-        return None, reason, None
-    if isinstance(judge.config, PointwiseConfig):
-        return Score(score=_normalise(float(label), judge.config.scale)), None, None
-    return _preference(_meaning(judge.config, shown)[label]), None, None
+        return (*_read_probabilities(config, shown, sample.choice_probabilities), None)
+    truncated = sample.finish_reason == "length"
+    meaning, reason = read(sample.text, config.reader, config.offer, config.mode, truncated=truncated)
+    if meaning is None:
+        return None, reason, None, None
+    ids = [response.id for response in shown]
+    outcome = outcome_of(meaning, ids, config.scale, config.reader.tie_within)
+    parts = parts_of(meaning, ids) if judge.is_pairwise else None
+    return outcome, None if outcome is not None else "unparsed", None, parts
 
 
 def _read_probabilities(
@@ -182,7 +269,7 @@ def _read_probabilities(
     """Pairwise: the most probable side, equal ones a tie. Pointwise: the expected value of the scale."""
     if isinstance(config, PointwiseConfig):
         expected = sum(int(label) * probability for label, probability in by_label.items())
-        return Score(score=_normalise(expected, config.scale)), None, by_label
+        return Score(score=normalise(expected, config.scale)), None, by_label
     meaning = _meaning(config, shown)
     probabilities = {meaning[label]: probability for label, probability in by_label.items()}
     highest = max(probabilities.values())
@@ -191,7 +278,7 @@ def _read_probabilities(
 
 
 def _meaning(config: PairwiseConfig, shown: tuple[Response, ...]) -> dict[str, str]:
-    """What each label stands for: a response id, or 'tie'."""
+    """What each choice stands for: a response id, or 'tie'."""
     meaning = {label: response.id for label, response in zip(config.labels, shown, strict=True)}
     return meaning if config.tie is None else {**meaning, config.tie: TIE}
 
@@ -200,5 +287,5 @@ def _preference(who: str) -> Outcome:
     return Tie() if who == TIE else Preferred(response_id=who)
 
 
-def _normalise(score: float, scale: tuple[int, int]) -> float:
-    return min(1.0, max(0.0, (score - scale[0]) / (scale[1] - scale[0])))
+def _sum(first: Number | None, second: Number | None) -> Number | None:
+    return None if first is None or second is None else first + second

@@ -1,58 +1,88 @@
 """What `rlaif judge` would ask, without asking."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlaif.engines import EngineConfig
-from rlaif.judges.compare import by_prompt, comparisons_of
-from rlaif.judges.config import Comparisons
+from rlaif.judges.compare import comparisons_of
+from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import Ensemble, load_ensemble
-from rlaif.judges.judge import Item, judge_request
-from rlaif.judges.run import read_responses
-from rlaif.judges.vote import orders
+from rlaif.judges.judge import Item, LLMJudge, judge_request
+from rlaif.judges.responses import Responses, open_responses
+from rlaif.judges.stopping import VOTE_MARGIN
+from rlaif.judges.vote import Ballot, planned_votes
 from rlaif.types import Response
 
 
+@dataclass
+class Count:
+    """What is asked of one judge."""
+
+    votes: int = 0
+    characters: int = 0
+    example: str = ""
+
+
 def judge_plan(
-    responses: Path,
+    responses: str | Path | Iterable[Response],
     judge: str,
     *,
     votes: int,
     models: tuple[EngineConfig, ...],
     comparisons: Comparisons | None,
+    stop: StopRule | None = None,
+    stop_probability: float | None = None,
+    gates: tuple[float, ...] = (VOTE_MARGIN,),
 ) -> dict[str, Any]:
     """Counts of comparisons and votes, about how many prompt tokens, and one rendered request per LLM judge."""
-    ensemble = load_ensemble(judge, votes=votes, models=models, comparisons=comparisons)
-    rows = read_responses(responses)
-    items = _comparisons(ensemble, rows)
-    singles = [Item((row,)) for row in rows]
-    asked = characters = 0
-    examples = []
-    for llm in ensemble.llms:
-        judged = items if llm.is_pairwise else singles
-        asked += len(judged) * (min(llm.votes, orders(llm)) if llm.config.temperature == 0 else llm.votes)
-        requests = [judge_request(llm, item, vote, None) for item in judged for vote in range(llm.votes)]
-        characters += sum(len(message.content) for request in requests for message in request.messages)
-        if requests:
-            turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in requests[0].messages)
-            examples.append(f"--- {llm.name} asks {llm.engine.model} ---\n{turns}")
-    bound = "" if ensemble.comparisons != "screened" else ", at most"
+    ensemble = load_ensemble(
+        judge, votes=votes, models=models, comparisons=comparisons, stop=stop, stop_probability=stop_probability, gates=gates
+    )  # fmt: skip
+    rows = open_responses(responses)
+    counts = {llm.name: Count() for llm in ensemble.llms}
+    compared = 0
+    for singles, items in _items(ensemble, rows):
+        compared += len(items)
+        for llm in ensemble.llms:
+            _count(counts[llm.name], llm, items if llm.is_pairwise else singles)
+    bound = ", at most" if ensemble.comparisons == "screened" else ""
+    asked = sum(count.votes for count in counts.values())
+    least = compared * min((min(2, llm.votes) for llm in ensemble.pairwise), default=0)
+    may_stop = ensemble.stopping.rule != "all" and asked > least
     return {
         "responses": len(rows),
-        f"comparisons{bound}": len(items),
-        f"LLM votes{bound}": asked,
-        "judge prompt tokens, about": characters // 4,
-        "example": "\n\n".join(examples),
+        f"comparisons{bound}": compared,
+        f"LLM votes{', at most' if may_stop else bound}": asked,
+        "judge prompt tokens, about": sum(count.characters for count in counts.values()) // 4,
+        "stopping rule": str(ensemble.stopping),
+        "example": "\n\n".join(count.example for count in counts.values() if count.example),
     }
 
 
-def _comparisons(ensemble: Ensemble, rows: list[Response]) -> list[Item]:
-    """The comparisons; for `screened`, whose choice needs scores, one stand-in per prompt."""
-    if ensemble.comparisons is None:
-        return []
-    found: list[Item] = []
-    for group in by_prompt(rows).values():
-        rule = "ring" if ensemble.comparisons == "screened" else ensemble.comparisons
+def _count(count: Count, llm: LLMJudge, items: Sequence[Item]) -> None:
+    for item in items:
+        for ballot in _ballots(llm, item):
+            messages = judge_request(ballot.judge, ballot.item, ballot.vote, None).messages
+            count.votes += 1
+            count.characters += sum(len(message.content) for message in messages)
+            if not count.example:
+                turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
+                count.example = f"--- {llm.name} asks {llm.engine.model} ---\n{turns}"
+
+
+def _ballots(llm: LLMJudge, item: Item) -> list[Ballot]:
+    return [Ballot(llm, item, vote, part) for vote in range(planned_votes(llm, {})) for part in range(llm.parts(item))]
+
+
+def _items(ensemble: Ensemble, rows: Responses) -> Iterator[tuple[list[Item], list[Item]]]:
+    """The responses of each prompt and its comparisons; for `screened`, whose choice needs scores, one stand-in."""
+    rule = "ring" if ensemble.comparisons == "screened" else ensemble.comparisons
+    for group in rows.groups():
+        singles = [Item((response,)) for response in group]
+        if rule is None:
+            yield singles, []
+            continue
         items, _ = comparisons_of(group, rule, lambda response: None)
-        found += items[:1] if ensemble.comparisons == "screened" else items
-    return found
+        yield singles, items[:1] if ensemble.comparisons == "screened" else items

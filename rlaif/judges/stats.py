@@ -1,10 +1,9 @@
 """What can be said of a judge from its votes alone: how often it picks the first answer, contradicts itself, says nothing."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlaif.types import Judgment, Preferred, Score, Verdict
+from rlaif.types import JudgeTally, Judgment, Preferred, Score, Verdict
 
 
 @dataclass
@@ -14,6 +13,14 @@ class JudgeStats:
     judge: str
     model: str
     weight: float
+    votes: int = 1
+    """Votes per item that were wanted."""
+    repeats: int = 0
+    """Votes that were not asked because the judge would have repeated itself."""
+    unasked: int = 0
+    """Other votes that were not asked: the comparison was settled, or they failed."""
+    failed: int = 0
+    """Votes that could not be asked."""
     asked: int = 0
     counted: int = 0
     unparsed: int = 0
@@ -42,39 +49,38 @@ class JudgeStats:
         return self.agreed / self.compared if self.compared else None
 
     @property
+    def settled(self) -> int:
+        """Votes that the stopping rule saved."""
+        return max(0, self.unasked - self.failed)
+
+    @property
     def mean_score(self) -> float | None:
         return self.score_sum / self.scored if self.scored else None
 
+    def count_vote(self, judgment: Judgment) -> None:
+        """One vote of this judge."""
+        self.asked += 1
+        self.counted += judgment.outcome is not None
+        self.unparsed += judgment.outcome is None
+        if isinstance(judgment.outcome, Preferred):
+            self.decided += 1
+            self.first_picks += judgment.outcome.response_id == judgment.shown[0]
+        if isinstance(judgment.outcome, Score):
+            self.scored += 1
+            self.score_sum += judgment.outcome.score
+
+    def count_tally(self, tally: JudgeTally, verdict: Verdict) -> None:
+        """What this judge said of one verdict."""
+        if tally.order_consistent is not None:
+            self.both_orders += 1
+            self.consistent += tally.order_consistent
+        if verdict.margin and tally.margin is not None:
+            self.compared += 1
+            self.agreed += tally.margin * verdict.margin > 0
+        if tally.planned is not None:
+            self.repeats += self.votes - tally.planned
+            self.unasked += tally.planned - tally.asked
+
     def as_dict(self) -> dict[str, Any]:
-        rates = ("first_pick_rate", "order_consistency", "agreement", "mean_score")
+        rates = ("settled", "first_pick_rate", "order_consistency", "agreement", "mean_score")
         return {**asdict(self), **{rate: getattr(self, rate) for rate in rates}}
-
-
-def judge_stats(verdicts: Iterable[Verdict], judgments: Iterable[Judgment]) -> list[JudgeStats]:
-    """The statistics of each judge, in the order of the ensemble: votes from the judgments, the rest from the verdicts."""
-    stats: dict[str, JudgeStats] = {}
-    for verdict in verdicts:
-        for tally in verdict.judges:
-            entry = stats.setdefault(tally.judge, JudgeStats(tally.judge, tally.model, tally.weight))
-            if tally.order_consistent is not None:
-                entry.both_orders += 1
-                entry.consistent += tally.order_consistent
-            if verdict.margin and tally.margin is not None:
-                entry.compared += 1
-                entry.agreed += tally.margin * verdict.margin > 0
-    for judgment in judgments:
-        if judgment.judge in stats:
-            _count(stats[judgment.judge], judgment)
-    return list(stats.values())
-
-
-def _count(entry: JudgeStats, judgment: Judgment) -> None:
-    entry.asked += 1
-    entry.counted += judgment.outcome is not None
-    entry.unparsed += judgment.outcome is None
-    if isinstance(judgment.outcome, Preferred):
-        entry.decided += 1
-        entry.first_picks += judgment.outcome.response_id == judgment.shown[0]
-    if isinstance(judgment.outcome, Score):
-        entry.scored += 1
-        entry.score_sum += judgment.outcome.score

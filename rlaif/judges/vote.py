@@ -1,11 +1,32 @@
-"""Which votes are asked. It depends only on the earlier votes by index, so a killed run goes on identically."""
+"""Which votes a judge has on an item, and what they say so far: functions of votes by index, never of arrival."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from rlaif.judges.judge import LLMJudge
+from rlaif.judges.aggregate import vote_margin
+from rlaif.judges.judge import Item, LLMJudge, shown_order
+from rlaif.judges.stopping import Order, Seat
 from rlaif.types import Judgment
 
-STOPPING_RULE = "all votes; a judge that repeats itself stops after one vote per order"
+Place = tuple[int, int]
+"""Which vote, and which part of it: an aspect or checklist item; 0 for judges that ask one question."""
+
+Votes = Mapping[Place, Judgment]
+"""The votes of one judge on one item."""
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """One question of one vote to ask."""
+
+    judge: LLMJudge
+    item: Item
+    vote: int
+    part: int = 0
+
+    @property
+    def place(self) -> Place:
+        return self.vote, self.part
 
 
 def orders(judge: LLMJudge) -> int:
@@ -13,17 +34,47 @@ def orders(judge: LLMJudge) -> int:
     return 2 if judge.is_pairwise else 1
 
 
-def first_votes(judge: LLMJudge) -> range:
-    """The votes that are asked whatever the answers are: one per order."""
-    return range(min(judge.votes, orders(judge)))
+def distinct_votes(judge: LLMJudge) -> int:
+    """How many votes ask different questions: every order with every variant of the prompt."""
+    return orders(judge) * len(judge.templates)
 
 
-def further_votes(judge: LLMJudge, earlier: Sequence[Judgment | None]) -> range:
-    """The votes that follow the first ones: none if the judge would only repeat itself.
+def planned_votes(judge: LLMJudge, votes: Votes) -> int:
+    """How many votes a judge gives on an item, unless a stopping rule ends it before.
 
-    It does at temperature 0, and when its log-probs were read: the label's distribution is then known already.
+    Beyond its distinct questions a judge repeats itself at temperature 0, and where its log-probs were read: the label's
+    distribution is known then.
     """
+    distinct = distinct_votes(judge)
+    if judge.votes <= distinct:
+        return judge.votes
+    first = [votes.get((vote, 0)) for vote in range(distinct)]
     repeats = judge.config.temperature == 0 or all(
-        judgment is not None and judgment.probabilities is not None for judgment in earlier
+        judgment is not None and judgment.probabilities is not None for judgment in first
     )
-    return range(0) if repeats else range(orders(judge), judge.votes)
+    return distinct if repeats else judge.votes
+
+
+def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[Place]) -> Seat:
+    """A pairwise judge's say on a comparison. gone: votes that could not be asked in this run."""
+    first, second = (response.id for response in item.responses)
+    totals, counted, left = [0.0, 0.0], [0, 0], [0, 0]
+    for vote in range(planned_votes(judge, votes)):
+        order = order_of(item, vote)
+        judgment = votes.get((vote, 0))
+        if judgment is None:
+            left[order] += (vote, 0) not in gone
+        elif (margin := vote_margin(judgment, first, second)) is not None:
+            totals[order] += margin
+            counted[order] += 1
+    return Seat(judge.weight, tuple(map(Order, totals, counted, left)))
+
+
+def fixed_seat(weight: float, margin: float | None) -> Seat:
+    """The say of a judge that scored the two responses of a comparison by themselves: nothing of it is open."""
+    return Seat(weight, (Order() if margin is None else Order(margin, 1),))
+
+
+def order_of(item: Item, vote: int) -> int:
+    """0 if this vote shows the comparison's first response first, else 1."""
+    return int(shown_order(item, vote)[0] is not item.responses[0])

@@ -11,7 +11,10 @@ from typing import Literal
 
 from rlaif.errors import ConfigError, DataError
 from rlaif.generation import write_notes
+from rlaif.judges.aggregate import EQUAL
 from rlaif.judges.compare import by_prompt
+from rlaif.judges.stopping import VOTE_MARGIN
+from rlaif.progress import say
 from rlaif.records import read_records, refuse_same_file, write_records
 from rlaif.types import (
     JudgeTally,
@@ -27,8 +30,6 @@ from rlaif.types import (
 
 Rule = Literal["best-random", "best-worst", "adjacent", "all"]
 RULES: tuple[Rule, ...] = ("best-random", "best-worst", "adjacent", "all")
-VOTE_MARGIN = 1 / 3
-"""Default of min_margin for comparisons: below it human-labelled pairs were little better than a coin flip."""
 
 
 @dataclass
@@ -90,6 +91,7 @@ def make_pairs(
     if not rows:
         where = verdicts if isinstance(verdicts, str | Path) else "the given verdicts"
         raise DataError(f"{where}: no verdicts in it; make some with rlaif judge")
+    _tell_stopped(rows, VOTE_MARGIN if min_margin is None else min_margin)
     result = PairsResult(output=Path(output) if output is not None else None)
     filters = Filters(min_margin, min_chosen, max_length_ratio, keep_truncated)
     groups: dict[str, list[Verdict]] = {}
@@ -108,6 +110,21 @@ def make_pairs(
     return result
 
 
+def _tell_stopped(verdicts: list[Verdict], floor: float) -> None:
+    """Says so if votes were stopped for another margin than the one that pairs need: more could have passed, or fewer."""
+    stopped = [
+        verdict
+        for verdict in verdicts
+        if verdict.gates and verdict.votes_asked < (verdict.votes_planned or 0) and floor not in verdict.gates
+    ]
+    if stopped:
+        say(
+            f"{len(stopped)} of {len(verdicts)} verdicts were stopped when sure about a margin of "
+            f"{', '.join(f'{gate:.3g}' for gate in stopped[0].gates)}, not {floor:.3g}; to be exact, judge again with "
+            f"--margin-gate {floor:.3g} (votes that are there are not asked again)"
+        )
+
+
 @dataclass(frozen=True)
 class Filters:
     """What a candidate must satisfy."""
@@ -121,7 +138,7 @@ class Filters:
         """Why the candidate is no pair, or None."""
         chosen, rejected = candidate.chosen, candidate.rejected
         floor = self.min_margin if self.min_margin is not None else (VOTE_MARGIN if is_comparison else 0.0)
-        if candidate.margin <= floor:
+        if candidate.margin <= floor + EQUAL:
             return f"margin not above {floor:.3g}"
         if _normal(chosen.text) == _normal(rejected.text):
             return "both responses say the same"

@@ -10,7 +10,7 @@ from rlaif.config import Config, read_yaml, validate
 from rlaif.engines import EngineConfig, EngineSettings
 from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
-from rlaif.judges.config import Comparisons
+from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.preferences.pairs import Rule
 from rlaif.training.arguments import check_trainer_keys
@@ -57,6 +57,8 @@ class JudgeStage(Config):
     """Votes per judge and comparison."""
     comparisons: Comparisons | None = None
     """all, ring, screened or models, instead of the ensemble's."""
+    stop: StopRule | None = None
+    """cannot-lose, posterior or all, instead of the ensemble's; cannot-lose keeps to the margin that `pairs` asks for."""
     max_unparsed: float = Field(default=0.05, ge=0, le=1)
     """Share of a judge's votes without a verdict that is allowed."""
     engine: EngineSettings = EngineSettings()

@@ -182,6 +182,7 @@ class Recipe:
 
     def _judge(self, over: bool) -> dict[str, Any]:
         from rlaif.judges.run import judge
+        from rlaif.judges.stopping import VOTE_MARGIN
 
         stage = self.config.judge
         judged = judge(
@@ -190,6 +191,8 @@ class Recipe:
             votes=stage.votes,
             models=judging_models(self.config, stage),
             comparisons=stage.comparisons,
+            stop=stage.stop,
+            gates=(VOTE_MARGIN if self.config.pairs.min_margin is None else self.config.pairs.min_margin,),
             max_unparsed=stage.max_unparsed,
             output=self.judged,
             overwrite=self.overwrite,

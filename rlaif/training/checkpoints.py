@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlaif.errors import TrainError
 from rlaif.records import write_text
 
 MARKER = "complete.json"
@@ -60,32 +61,64 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 def _is_marked(path: Path) -> bool:
     try:
-        return isinstance(json.loads((path / MARKER).read_text(encoding="utf-8")), dict)
+        return isinstance(_marker(path), dict)
     except (OSError, ValueError):
         return False
 
 
+def _marker(path: Path) -> Any:
+    return json.loads((path / MARKER).read_text(encoding="utf-8"))
+
+
 def mark_complete(path: Path, progress: Progress, keep: int) -> None:
-    """Marks a checkpoint as complete, then removes all but the newest `keep` complete ones."""
-    write_text(path / MARKER, json.dumps(asdict(progress)))
+    """Marks a checkpoint as complete, with the sizes of its files, then removes all but the newest `keep` complete ones."""
+    write_text(path / MARKER, json.dumps({**asdict(progress), "files": _sizes(path)}))
     for _, old in checkpoints(path.parent)[:-keep]:
         (old / MARKER).unlink()
         shutil.rmtree(old)
 
 
+def _sizes(path: Path) -> dict[str, int]:
+    """The bytes of each file of a checkpoint but its marker."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file != path / MARKER]
+    return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+
+
 def read_progress(path: Path) -> Progress:
     """The running totals saved with a complete checkpoint."""
-    saved = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    saved = {key: value for key, value in _marker(path).items() if key != "files"}
     return Progress(**{**saved, "sums": {name: (value, count) for name, (value, count) in saved["sums"].items()}})
 
 
 def resume_point(folder: Path) -> tuple[int, Path | None]:
-    """The step and folder of the last complete checkpoint (0 and None if there is none); torn ones are removed."""
+    """The step and folder of the last complete checkpoint (0 and None if there is none); torn ones are removed.
+
+    Raises TrainError if a file of the last complete one is no longer as it was written.
+    """
     complete = checkpoints(folder)
     for path in folder.glob("checkpoint-*"):
         if path not in [kept for _, kept in complete]:
             shutil.rmtree(path)
-    return complete[-1] if complete else (0, None)
+    if not complete:
+        return 0, None
+    _check_whole(complete[-1][1], f"from {complete[-2][1].name}" if len(complete) > 1 else "from the beginning")
+    return complete[-1]
+
+
+def _check_whole(path: Path, otherwise: str) -> None:
+    """Raises TrainError for a file that is missing or has another size than when the checkpoint was marked complete.
+
+    otherwise: where the run continues without this checkpoint.
+    """
+    found = _sizes(path)
+    for name, size in _marker(path).get("files", {}).items():
+        if found.get(name) == size:
+            continue
+        state = f"has {found[name]} bytes instead of {size}" if name in found else "is missing"
+        raise TrainError(
+            f"{path / name}: {state}, so this checkpoint can not be continued from; delete the folder {path}, and the same "
+            f"command continues {otherwise}"
+        )
 
 
 def cut_metrics(path: Path, step: int) -> None:

@@ -67,10 +67,14 @@ class Skipped:
 
 @dataclass
 class Rows:
-    """What a data file comes to: the rows to train on and the ones left out."""
+    """What a data file comes to: the rows to train on and the ones left out.
+
+    shortened: ids of rows that are trained on without the turns after their last answer.
+    """
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    shortened: list[str] = field(default_factory=list)
 
     def hash(self) -> str:
         """Of everything in the rows, so of the data, the template and the truncation at once."""
@@ -115,6 +119,9 @@ def tokenize(
                 result.rows.append(_fit(row, max_length, truncation, example.where))
             except _Skip as skip:
                 result.skipped.append(Skipped(example.id, str(skip)))
+                continue
+            if example.shortened:
+                result.shortened.append(example.id)
     return result
 
 

@@ -19,18 +19,20 @@ from rlaif.training.config import DataKind, TrainConfig, load_preset
 from rlaif.training.config.paired import SpinConfig
 from rlaif.training.curves import CURVES_FILE, draw_curves
 from rlaif.training.formats import read_examples
-from rlaif.training.rows import Rows, tokenize
+from rlaif.training.rows import Rows, Skipped, tokenize
 from rlaif.training.run_folder import (
     check_place,
     check_same_run,
     data_hash,
+    read_manifest,
     remove_run,
     settings,
     start_manifest,
     write_manifest,
 )
 
-SKIPPED_FILE = "skipped.jsonl"
+SKIPPED_FILE, SHORTENED_FILE = "skipped.jsonl", "shortened.jsonl"
+SHORTENED = "the turns after its last answer are left off: no answer follows them"
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,26 @@ def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) ->
     _check_keys(config)
     hashed = data_hash(config.data)
     if overwrite:
-        _rows(config)  # nothing is deleted for a command that can not run
+        if ranks.on_first(lambda: read_manifest(whole.output) is not None):
+            _rows(config)  # nothing is deleted for a command that can not run
         ranks.on_first(lambda: remove_run(whole.output))
     manifest = ranks.on_first(lambda: check_same_run(whole.output, whole, hashed))
     if manifest is not None and manifest["finished"]:
         say(f"{config.output}: already finished, nothing is run again (--overwrite starts over)")
         return _result(config, manifest)
-    rows = _rows(config)
     if manifest is None:
         manifest = start_manifest(config, hashed)
     else:
         manifest["config"] = settings(config)
+    rows = _rows(config, manifest)
     if ranks.rank() == 0:
         write_manifest(config.output, manifest)
     if isinstance(config, SpinConfig):
-        rows = _spin_rows(config)
+        rows = _spin_rows(config, manifest, rows.shortened)
     if ranks.rank() == 0:
         manifest["rows_hash"] = rows.hash()
-        _list_skipped(config, rows)
+        _list_rows(config, rows)
+    _tell_rows(config, rows)
     base = _run(config, rows)
     started = manifest
     return _result(config, ranks.on_first(lambda: _finish(config, base, rows, started)))
@@ -155,6 +159,8 @@ def dry_run(config: TrainConfig) -> DryRun:
     _check_keys(config)
     data_hash(config.data)
     rows = _rows(config)
+    if rows.shortened:
+        say(_shortened(rows))
     return DryRun(
         rows=len(rows.rows),
         skipped=_reasons(rows),
@@ -166,7 +172,7 @@ def dry_run(config: TrainConfig) -> DryRun:
     )
 
 
-def _spin_rows(config: SpinConfig) -> Rows:
+def _spin_rows(config: SpinConfig, manifest: dict[str, Any], shortened: list[str]) -> Rows:
     """The pairs of SPIN: of the data's answers and the policy's own, which are made first."""
     from rlaif.training import ranks
     from rlaif.training.spin import spin_pairs
@@ -174,12 +180,15 @@ def _spin_rows(config: SpinConfig) -> Rows:
     path, skipped = ranks.on_first(lambda: spin_pairs(config))
     rows = _tokenized(config, path, "pairs")
     rows.skipped += skipped
+    rows.shortened = shortened
+    _check_any(config, path, rows, manifest)
     return rows
 
 
-def _rows(config: TrainConfig) -> Rows:
-    """The rows of the data file, tokenised and checked."""
+def _rows(config: TrainConfig, manifest: dict[str, Any] | None = None) -> Rows:
+    """The rows of the data file, tokenised and checked. manifest: of the run they are for, if one is to begin."""
     rows = _tokenized(config, config.data, config.data_kind)
+    _check_any(config, config.data, rows, manifest)
     check_rows(config, rows.rows)
     return rows
 
@@ -188,18 +197,34 @@ def _tokenized(config: TrainConfig, data: Path, kind: DataKind) -> Rows:
     from rlaif.models import load_tokenizer
 
     tokenizer = load_tokenizer(config.model)
-    rows = tokenize(
+    return tokenize(
         read_examples(data, kind), tokenizer, config.max_length, config.truncation,
         chat_template_kwargs=config.chat_template_kwargs,
     )  # fmt: skip
-    if not rows.rows:
-        first = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
-        counts = "; ".join(f"{count} {reason}" for reason, count in _reasons(rows).items())
-        in_all = f"; in all: {counts}" if len(rows.skipped) > 3 else ""
-        raise DataError(
-            f"{data}: no rows left to train on ({len(rows.skipped)} left out, {first or 'no rows'}{in_all})"
-        )
-    return rows
+
+
+def _check_any(config: TrainConfig, data: Path, rows: Rows, manifest: dict[str, Any] | None) -> None:
+    """Raises DataError if no row is left.
+
+    With a manifest the reasons are listed in the run folder before, and the manifest beside them, so that the same
+    command may start there again.
+    """
+    from rlaif.training import ranks
+
+    if rows.rows:
+        return
+    first = "; ".join(f"{row.id}: {row.reason}" for row in rows.skipped[:3])
+    counts = "; ".join(f"{count} {reason}" for reason, count in _reasons(rows).items())
+    in_all = f"; in all: {counts}" if len(rows.skipped) > 3 else ""
+    listed = ""
+    if manifest is not None:
+        listed = f"; each is listed in {config.output / SKIPPED_FILE}"
+        if ranks.rank() == 0:
+            write_manifest(config.output, manifest)
+            _list_rows(config, rows)
+    raise DataError(
+        f"{data}: no rows left to train on ({len(rows.skipped)} left out, {first or 'no rows'}{in_all}){listed}"
+    )
 
 
 def _reasons(rows: Rows) -> dict[str, int]:
@@ -207,12 +232,28 @@ def _reasons(rows: Rows) -> dict[str, int]:
     return dict(Counter(skipped.reason.split(":")[0] for skipped in rows.skipped))
 
 
-def _list_skipped(config: TrainConfig, rows: Rows) -> None:
-    lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows.skipped)
-    write_text(config.output / SKIPPED_FILE, lines)
+def _list_rows(config: TrainConfig, rows: Rows) -> None:
+    """Writes which rows are left out and which are shortened, and why, into the run folder."""
+    shortened = [Skipped(row_id, SHORTENED) for row_id in rows.shortened]
+    for name, listed in ((SKIPPED_FILE, rows.skipped), (SHORTENED_FILE, shortened)):
+        if listed or name == SKIPPED_FILE:
+            lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in listed)
+            write_text(config.output / name, lines)
+
+
+def _tell_rows(config: TrainConfig, rows: Rows) -> None:
     if rows.skipped:
         count = len(rows.skipped) + len(rows.rows)
         say(f"{len(rows.skipped)} of {count} rows left out; why: {config.output / SKIPPED_FILE}")
+    if rows.shortened:
+        say(f"{_shortened(rows)}; which: {config.output / SHORTENED_FILE}")
+
+
+def _shortened(rows: Rows) -> str:
+    return (
+        f"{len(rows.shortened)} of {len(rows.rows)} rows are trained on without the turns after their last answer, since no "
+        "answer follows them"
+    )
 
 
 def _run(config: TrainConfig, rows: Rows) -> str:

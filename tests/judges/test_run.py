@@ -89,10 +89,10 @@ def test_a_killed_run_goes_on_with_the_votes_it_has_and_gives_the_same_verdicts(
     again, engine = run(tmp_path / "r.jsonl", "helpful", prefers_good, output=tmp_path / "killed.jsonl")
     assert (again.new_judgments, again.reused_judgments) == (8, 4)
     assert len(engine.requests) == 8
-    assert again.verdicts == whole.verdicts
+    assert list(again.verdicts) == list(whole.verdicts)
     third, engine = run(tmp_path / "r.jsonl", "helpful", prefers_good, output=tmp_path / "killed.jsonl")
     assert engine.requests == []
-    assert third.verdicts == whole.verdicts
+    assert list(third.verdicts) == list(whole.verdicts)
     assert list(read_records(tmp_path / "killed.jsonl", Verdict)) == whole.verdicts
 
 
@@ -122,7 +122,7 @@ def test_further_votes_are_asked_only_of_a_judge_that_does_not_repeat_itself(
     assert len(cold.requests) == 12
     warm_judge = tmp_path / "warm.yaml"
     warm_judge.write_text("kind: pairwise\nprompt: helpful\ntemperature: 0.7\n")
-    result, warm = run(responses, str(warm_judge), prefers_good, votes=5)
+    result, warm = run(responses, str(warm_judge), prefers_good, votes=5, stop="all")
     assert len(warm.requests) == 30
     assert {v.votes_asked for v in result.verdicts} == {5}
 

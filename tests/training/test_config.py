@@ -118,6 +118,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dpo", {"loss": {"name": "ipo", "tau": 1}}, "^unknown key 'loss.0.ipo.tau'; allowed: average, name, weight$"),
     ("dpo", {"loss": {"tau": 1}}, r"^loss: \{\"tau\": 1\} names no loss, as \{name: ipo\} does; losses: sigmoid"),
     ("dpo", {"loss": [None]}, "^loss: null names no loss"),
+    (
+        "dpo",
+        {"loss": ["sigmoid", "hinge", {"name": "sigmoid", "weight": 1.0}]},
+        "^loss: sigmoid is in the list twice with the same settings.*name it once, with weight: 2 if that is meant$",
+    ),
+    ("dpo", {"loss": ["ipo", {"name": "ipo", "average": True}]}, "^loss: ipo is in the list twice"),
 ]
 
 
@@ -144,6 +150,8 @@ def test_a_loss_is_a_name_or_a_weighted_list() -> None:
     config: Any = load_preset("dpo", **NEEDED, loss=["sigmoid", {"name": "sft", "weight": 0.5}, {"name": "discopop"}])
     assert [(term.name, term.weight) for term in config.loss] == [("sigmoid", 1), ("sft", 0.5), ("discopop", 1)]
     assert config.loss[2].tau == 0.05
+    both: Any = load_preset("dpo", **NEEDED, loss=[{"name": "ipo", "average": average} for average in (True, False)])
+    assert [term.average for term in both.loss] == [True, False]
 
 
 def test_unknown_preset_and_method_name_the_nearest() -> None:

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,140 @@ def test_responses_as_generated_are_answers(tmp_path: Path, make_response: Any) 
     (example,) = read(tmp_path, response.model_dump(mode="json"), "answers")
     assert (texts(example.prompt), texts(example.completions[0])) == (["user: hi"], ["assistant: yes"])
     assert (example.id, example.cut) == (response.id, (True,))
+
+
+def completion(response: str, fine: Any, overall: Any) -> dict[str, Any]:
+    """As in openbmb/UltraFeedback."""
+    rating = {"Rating": "4", "Rationale": "because"}
+    return {
+        "annotations": {"helpfulness": rating, "honesty": rating}, "custom_system_prompt": "As an AI, ...",
+        "model": "alpaca-7b", "principle": "helpfulness", "response": response, "critique": "good",
+        "fine-grained_score": fine, "overall_score": overall,
+    }  # fmt: skip
+
+
+def ultrafeedback(*completions: Any, instruction: str = "q") -> dict[str, Any]:
+    return {
+        "source": "evol_instruct", "instruction": instruction, "models": ["alpaca-7b"], "completions": list(completions),
+        "correct_answers": ["None"], "incorrect_answers": ["None"],
+    }  # fmt: skip
+
+
+FOUR = [
+    completion("worst", 1.5, 10.0),
+    completion("best", 4.5, 8.0),
+    completion("mean", 3, 6.5),
+    completion("tie", 4.5, 9),
+]
+
+
+def test_of_scored_completions_the_best_and_one_that_is_worse_are_a_pair(tmp_path: Path) -> None:
+    """The overall_score of 10 does not count where there are ratings; the first of two best is chosen."""
+    (example,) = read(tmp_path, ultrafeedback(*FOUR), "pairs")
+    assert (texts(example.prompt), texts(example.completions[0])) == (["user: q"], ["assistant: best"])
+    (rejected,) = example.completions[1]
+    assert example.margin == {"worst": 3.0, "mean": 1.5}[rejected.content]
+    assert read(tmp_path, ultrafeedback(*FOUR), "pairs") == [example]
+    (answer,) = read(tmp_path, ultrafeedback(*FOUR), "answers")
+    assert (answer.completions, answer.skip_reason) == (example.completions[:1], "")
+    labelled = read(tmp_path, ultrafeedback(*FOUR), "labels")
+    assert [(one.completions[0], one.label) for one in labelled] == [
+        (example.completions[0], True),
+        (example.completions[1], False),
+    ]
+    rows = [ultrafeedback(*FOUR, instruction=f"q{number}") for number in range(50)]
+    drawn = [example.completions[1][0].content for example in read_examples(write(tmp_path, *rows), "pairs")]
+    assert 10 < drawn.count("worst") < 40
+    assert set(drawn) == {"worst", "mean"}
+
+
+RANKED = {
+    "overall score where ratings are missing": ([completion("a", None, 3), completion("b", None, 7)], ("b", "a", 4.0)),
+    "only completions that have the score": (
+        [completion("c", float("nan"), 1), completion("a", 2, 3), completion("b", None, 10), completion("d", 4, 7)],
+        ("d", "a", 2.0),
+    ),
+    "another text than the chosen one": (
+        [completion("Yes", 5, 9), completion("Yes", 1, 9), completion("No", 2, 9), completion("Yes", 3, 9)],
+        ("Yes", "No", 3.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("completions", "expected"), RANKED.values(), ids=RANKED)
+def test_which_completions_make_the_pair(
+    tmp_path: Path, completions: list[Any], expected: tuple[str, str, float]
+) -> None:
+    rows = [ultrafeedback(*completions, instruction=f"q{number}") for number in range(9)]
+    for example in read_examples(write(tmp_path, *rows), "pairs"):
+        assert (*[turns[0].content for turns in example.completions], example.margin) == expected
+
+
+NO_PAIR = [
+    ([completion("a", 3, 1), completion("b", 3, 2)], "all have the same score"),
+    ([completion("a", 3, 1)], "fewer than two of its completions have a response and a score .fine-grained_score or "),
+    ([], "fewer than two"),
+    ([completion("a", "N/A", None), completion("b", 4, None)], "fewer than two"),
+]
+
+
+@pytest.mark.parametrize(("completions", "reason"), NO_PAIR)
+@pytest.mark.parametrize("kind", ["pairs", "labels", "answers", "conversations"])
+def test_completions_of_which_none_is_better_are_left_out(
+    tmp_path: Path, kind: Kind, completions: list[Any], reason: str
+) -> None:
+    for example in read(tmp_path, ultrafeedback(*completions), kind):
+        assert re.search(reason, example.skip_reason)
+
+
+def test_scored_completions_in_a_table_are_the_same(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [ultrafeedback(*FOUR), ultrafeedback(completion("a", None, 3), completion("b", None, 7))]
+    Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    from_table = [(e.prompt, e.completions, e.margin) for e in read_examples(tmp_path / "a.parquet", "pairs")]
+    assert from_table == [(e.prompt, e.completions, e.margin) for e in read_examples(write(tmp_path, *rows), "pairs")]
+
+
+SPOKEN = "\n\nHuman: hi\n\nAssistant: hello"
+SILENT = "\n\nHuman: hi\n\nHuman: anyone?"
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(SPOKEN, SILENT), (SILENT, SPOKEN), (SILENT, SILENT)])
+@pytest.mark.parametrize("kind", ["pairs", "labels", "answers", "conversations"])
+def test_a_dialogue_without_an_assistant_turn_is_left_out(
+    tmp_path: Path, kind: Kind, chosen: str, rejected: str
+) -> None:
+    path = write(tmp_path, {"chosen": chosen, "rejected": rejected}, HH)
+    examples = list(read_examples(path, kind))
+    silent = [example for example in examples if example.skip_reason]
+    assert 0 < len(silent) == len(examples) / 2
+    assert all("a dialogue without an assistant turn" in example.skip_reason for example in silent)
+
+
+BYE = [user("hi"), assistant("yes"), user("bye")]
+GOING_ON: list[tuple[Kind, dict[str, Any], list[bool]]] = [
+    ("pairs", PAIRS["one conversation longer"], [True]),
+    ("pairs", {"prompt": "hi", "chosen": [assistant("yes")], "rejected": [assistant("no"), user("bye")]}, [True]),
+    ("pairs", {**HH, "rejected": HH["rejected"] + "\n\nHuman: bye"}, [True]),
+    ("pairs", HH, [False]),
+    ("labels", PAIRS["one conversation longer"], [True, False]),
+    ("labels", {"messages": BYE, "label": False}, [True]),
+    ("answers", PAIRS["one conversation longer"], [True]),
+    ("answers", {"prompt": "hi", "chosen": "yes", "rejected": [assistant("no"), user("bye")]}, [False]),
+    ("answers", {"messages": BYE}, [True]),
+    ("answers", {"prompt": "hi", "completion": BYE[1:]}, [True]),
+    ("conversations", {"messages": [*BYE, assistant("a"), user("b"), {"role": "tool", "content": "c"}]}, [True]),
+    ("conversations", {"messages": BYE[:2]}, [False]),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "shortened"), GOING_ON)
+def test_turns_after_the_last_answer_are_told(
+    tmp_path: Path, kind: Kind, row: dict[str, Any], shortened: list[bool]
+) -> None:
+    examples = read(tmp_path, row, kind)
+    assert [(example.shortened, example.skip_reason) for example in examples] == [(is_so, "") for is_so in shortened]
 
 
 ANSWERS = [
@@ -384,6 +519,8 @@ BROKEN = [
     ("pairs", {"prompt": "q", "completion": "a"}, r"no preference pair: found the keys completion, prompt"),
     ("pairs", {"chosen": "a", "rejected": "b"}, r"no preference pair: found the keys chosen, rejected"),
     ("pairs", STEP_ROW, r"no preference pair.*pair of steps"),
+    ("pairs", {"instruction": "q", "completions": ["a", "b"]}, r"no preference pair.*\{instruction, completions\}"),
+    ("steps", ultrafeedback(*FOUR), r"no pair of steps"),
     ("steps", PAIRS["explicit"], r"no pair of steps.*understood are \{prompt, initial_reason_steps"),
     ("labels", {"prompt": "q", "completion": "a"}, r"no labelled answer.*needs a label"),
     ("answers", {"text": "Once upon a time"}, r"no answer: .*plain language modelling on 'text' is not supported"),
@@ -436,6 +573,8 @@ GAPS: list[tuple[Kind, dict[str, Any], str]] = [
     ("labels", {"prompt": "q", "completion": "a", "label": None}, "label"),
     ("labels", {"prompt": "q", "completion": "a", "label": ""}, "label"),
     ("steps", {**STEP_ROW, "initial_reason_steps": None}, "initial_reason_steps"),
+    ("pairs", {"instruction": "", "completions": FOUR}, "instruction"),
+    ("pairs", {"instruction": "q", "completions": None}, "completions"),
 ]
 
 
@@ -444,7 +583,8 @@ GAPS: list[tuple[Kind, dict[str, Any], str]] = [
 def test_a_row_with_an_empty_field_is_left_out(
     tmp_path: Path, kind: Kind, row: dict[str, Any], fields: str, rows_before: int
 ) -> None:
-    path = write(tmp_path, *[WHOLE[kind]] * rows_before, row, WHOLE[kind])
+    whole = ultrafeedback(*FOUR) if "completions" in row else WHOLE[kind]
+    path = write(tmp_path, *[whole] * rows_before, row, whole)
     skipped = [example for example in read_examples(path, kind) if example.skip_reason]
     assert [(example.id, example.skip_reason) for example in skipped] == [
         (f"line-{rows_before + 1}", f"empty or missing: {fields}")

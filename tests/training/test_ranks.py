@@ -96,6 +96,47 @@ def test_a_mistake_in_one_process_stops_all(train_config: Any, tmp_path: Path) -
         in_processes(2, [config])
 
 
+def test_a_refusal_is_printed_by_the_first_process_alone(model_folder: Path, tmp_path: Path) -> None:
+    """Twice, as a configuration that none of them can read, and as data of which no row is left."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n')
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rlaif", "train", "dpo"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for flags, said in ((["--beta", "-1"], "beta: Input should be greater than 0"), ([], "no rows left to train on")):
+        given = ["-m", model_folder, "--data", bad, "-o", tmp_path / "run", *flags]
+        done = subprocess.run(
+            [*command, *map(str, given)], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.stderr.count(said) == 1, done.stderr[-4000:]
+        assert f"error: {said}" in done.stderr or f"error: {bad}: {said}" in done.stderr
+        assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+        assert "exitcode  : 2" in done.stderr
+
+
+def test_an_error_of_another_process_is_printed_with_its_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once the launcher has not ended it, as it does after an error of the first."""
+    from rlaif import cli
+
+    waited: list[float] = []
+    monkeypatch.setattr(cli, "app", lambda: raise_error())
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for number, local in ((0, 0), (3, 3), (8, 0)):
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == ["error: x", "error (process 3): x", "error (process 8): x"]
+    assert waited == [20.0, 10.0]
+
+
+def raise_error() -> None:
+    raise TrainError("x")
+
+
 SHARDED_CASES: dict[str, dict[str, Any]] = {
     **CASES,
     "sync": {"method": "dpo", "reference_sync": {"every": 1, "mixup": 0.5}},

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,48 @@ def test_a_checkpoint_whose_marker_was_damaged_is_not_complete(train_config: Any
     assert resume_point(config.output / "checkpoints")[0] == 4
 
 
+def stopped_run(train_config: Any) -> TrainConfig:
+    """A finished run made one that was killed after its second checkpoint, at step 4."""
+    config: TrainConfig = train_config(trainer={"max_steps": 4}, epochs=2)
+    train(config)
+    manifest = json.loads((config.output / "manifest.json").read_text())
+    (config.output / "manifest.json").write_text(json.dumps({**manifest, "finished": False}))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "state"),
+    [
+        ("adapter_model.safetensors", b"", "has 0 bytes instead of"),
+        ("adapter_model.safetensors", None, "has 100 bytes instead of"),
+        ("optimizer.pt", b"", "has 0 bytes instead of"),
+        ("optimizer.pt", None, "has 100 bytes instead of"),
+        ("scheduler.pt", b"", "has 0 bytes instead of"),
+        ("rng_state.pth", b"", "has 0 bytes instead of"),
+        ("trainer_state.json", b"", "has 0 bytes instead of"),
+    ],
+)
+def test_a_damaged_file_of_a_checkpoint_is_named(
+    train_config: Any, name: str, content: bytes | None, state: str
+) -> None:
+    config = stopped_run(train_config)
+    path = config.output / "checkpoints/checkpoint-4" / name
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
+    advice = f"delete the folder {path.parent}, and the same command continues from checkpoint-2"
+    with pytest.raises(TrainError, match=f"{name}: {state} .*{advice}"):
+        train(config)
+    shutil.rmtree(path.parent)
+    assert train(config).steps == 4
+
+
+def test_a_missing_file_of_the_only_checkpoint_is_named(train_config: Any) -> None:
+    config = stopped_run(train_config)
+    shutil.rmtree(config.output / "checkpoints/checkpoint-2")
+    (config.output / "checkpoints/checkpoint-4/optimizer.pt").unlink()
+    with pytest.raises(TrainError, match=r"optimizer\.pt: is missing.*the same command continues from the beginning"):
+        train(config)
+
+
 def test_a_full_run_continues_bit_for_bit(train_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlaif.training.trainer import PolicyTrainer
 
@@ -287,10 +330,54 @@ def test_rows_with_an_empty_field_are_listed_and_counted(
     assert dry_run(config).skipped == {"empty or missing": 2}
 
 
-def test_only_empty_rows_are_an_error(train_config: Any, pairs_file: Path) -> None:
-    pairs_file.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n' * 2)
-    with pytest.raises(DataError, match=r"no rows left to train on .2 left out, line-1: empty or missing: chosen"):
-        train(train_config())
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_empty_rows_are_an_error_with_a_list(train_config: Any, pairs_file: Path, overwrite: bool) -> None:
+    """And with other data the same command begins."""
+    pairs_file.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n' * 5)
+    config = train_config()
+    with pytest.raises(DataError, match=r"5 left out, line-1: empty or missing: chosen;.*empty or missing\)$"):
+        dry_run(config)
+    assert not config.output.exists()
+    listed = r"5 empty or missing\); each is listed in .*/run/skipped\.jsonl$"
+    with pytest.raises(DataError, match=listed):
+        train(config, overwrite=overwrite)
+    reasons = [json.loads(line) for line in (config.output / "skipped.jsonl").read_text().splitlines()]
+    assert reasons == [{"id": f"line-{n}", "reason": "empty or missing: chosen"} for n in range(1, 6)]
+    with pytest.raises(DataError, match=listed):
+        train(config)
+    write_pairs(pairs_file, 4)
+    assert train(config, overwrite=overwrite).rows == 4
+    assert (config.output / "skipped.jsonl").read_text() == ""
+
+
+def test_overwrite_keeps_the_old_run_where_no_row_is_left(train_config: Any, pairs_file: Path) -> None:
+    old = train(train_config()).path
+    pairs_file.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n')
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="no rows left to train on"):
+        train(train_config(), overwrite=True)
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("method", ["dpo", "spin"])
+def test_turns_after_the_last_answer_are_counted_and_listed(
+    method: str, train_config: Any, pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("assistant", "hello"), ("user", "bye"))]
+    with pairs_file.open("a") as file:
+        for name, rejected in (("goes-on", "no"), ("no-pair", turns)):
+            row = {"id": name, "prompt": "hi", "chosen": turns, "rejected": rejected}
+            file.write(json.dumps(row) + "\n")
+    own = {"max_new_tokens": 4} if method == "spin" else {}
+    config = train_config(method=method, trainer={"max_steps": 1}, **own)
+    dry_run(config)
+    told = f"of {12 if method == 'dpo' else 13} rows are trained on without the turns after their last answer"
+    assert told in capsys.readouterr().err
+    train(config)
+    assert told in capsys.readouterr().err
+    listed = [json.loads(line) for line in (config.output / "shortened.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in listed] == (["goes-on"] if method == "dpo" else ["goes-on", "no-pair"])
+    assert listed[0]["reason"] == "the turns after its last answer are left off: no answer follows them"
 
 
 def test_a_data_set_is_trained_on_by_its_name(

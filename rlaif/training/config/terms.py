@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rlaif.config import Config
 from rlaif.errors import did_you_mean
@@ -103,4 +103,16 @@ def _as_terms(value: Any) -> Any:
     return tuple(terms)
 
 
-Terms = Annotated[tuple[AnyTerm, ...], BeforeValidator(_as_terms)]
+def _all_different(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """The terms. Two alike are an error: they would only add up, which a weight says better."""
+    twice = next((term for number, term in enumerate(terms) if term in terms[:number]), None)
+    if twice is not None:
+        name = twice.model_dump()["name"]
+        raise ValueError(
+            f"{name} is in the list twice with the same settings, which would only double its weight; name it once, with "
+            f"weight: {2 * twice.weight:g} if that is meant"
+        )
+    return terms
+
+
+Terms = Annotated[tuple[AnyTerm, ...], BeforeValidator(_as_terms), AfterValidator(_all_different)]

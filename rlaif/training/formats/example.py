@@ -20,7 +20,8 @@ class Example:
 
     cut: which completions hit the length limit, so that they have no end. opening: the text with which the assistant's
     turn begins; it belongs to the prompt, and the completions are steps after it, without an end. skip_reason: why the
-    row can not be trained on although its format is known. where: the file and line that hold it.
+    row can not be trained on although its format is known. shortened: whether turns after the last answer are left off.
+    where: the file and line that hold it.
     """
 
     id: str
@@ -34,4 +35,5 @@ class Example:
     opening: str = ""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     skip_reason: str = ""
+    shortened: bool = False
     where: str = field(default="", compare=False)

@@ -9,6 +9,7 @@ from rlaif.training.formats.values import LABELS
 
 PAIR = ("chosen", "rejected")
 OPENING = "initial_reason_steps"
+RANKED = "completions"
 
 
 def fields_of(keys: Collection[str], kind: Kind) -> tuple[str, ...]:
@@ -20,6 +21,8 @@ def fields_of(keys: Collection[str], kind: Kind) -> tuple[str, ...]:
         return (*question, OPENING, *PAIR) if has_pair and has_opening and question else ()
     if has_pair:
         return () if has_opening else (*(question or conversation), *PAIR)
+    if question and RANKED in keys and not (answer or conversation):
+        return (*question, RANKED)
     if kind == "pairs" or (kind == "labels" and not label):
         return ()
     asked = (*question, *answer) if question and answer else conversation

@@ -2,7 +2,7 @@
 
 from rlaif.training.formats.example import Example, Kind
 from rlaif.training.formats.shapes import Answer, Conversation, Pair, Shape, Step
-from rlaif.training.formats.turns import is_blank, to_last_answer
+from rlaif.training.formats.turns import goes_on, is_blank, to_last_answer
 from rlaif.types import Message, Messages
 
 SAME = "chosen and rejected are the same text"
@@ -21,7 +21,7 @@ def examples_of(shape: Shape, kind: Kind, id: str) -> list[Example] | None:
             completions = (shape.chosen, shape.rejected)
             return [
                 Example(id, shape.prompt, completions, shape.cut, margin=shape.margin, confidence=shape.confidence,
-                        skip_reason=shape.reason)
+                        skip_reason=shape.reason, shortened=any(shape.shortened))
             ]  # fmt: skip
         case "labels", Pair():
             return _unpaired(shape, id)
@@ -30,7 +30,7 @@ def examples_of(shape: Shape, kind: Kind, id: str) -> list[Example] | None:
         case "labels", Conversation(label=bool()):
             return [_labelled(_final_answer(shape), id)]
         case "answers" | "conversations", Pair():
-            return [_imitated(Answer(shape.prompt, shape.chosen, shape.cut[0], reason=shape.reason), id)]
+            return [_imitated(_chosen(shape), id)]
         case "answers" | "conversations", Answer():
             return [_imitated(shape, id)]
         case "answers", Conversation():
@@ -49,19 +49,23 @@ def _steps(step: Step, id: str) -> Example:
     )  # fmt: skip
 
 
+def _chosen(pair: Pair) -> Answer:
+    return Answer(pair.prompt, pair.chosen, pair.cut[0], reason=pair.reason, shortened=pair.shortened[0])
+
+
 def _unpaired(pair: Pair, id: str) -> list[Example]:
     reason = pair.reason or (SAME if pair.chosen == pair.rejected else "")
     sides = (("chosen", pair.chosen, True), ("rejected", pair.rejected, False))
     return [
-        _labelled(Answer(pair.prompt, turns, cut, label, pair.confidence, reason), f"{id}/{name}")
-        for (name, turns, label), cut in zip(sides, pair.cut, strict=True)
+        _labelled(Answer(pair.prompt, turns, cut, label, pair.confidence, reason, shortened), f"{id}/{name}")
+        for (name, turns, label), cut, shortened in zip(sides, pair.cut, pair.shortened, strict=True)
     ]
 
 
 def _labelled(answer: Answer, id: str) -> Example:
     return Example(
         id, answer.prompt, (answer.answer,), (answer.cut,), label=answer.label, confidence=answer.confidence,
-        skip_reason=answer.reason,
+        skip_reason=answer.reason, shortened=answer.shortened,
     )  # fmt: skip
 
 
@@ -69,7 +73,9 @@ def _imitated(answer: Answer, id: str) -> Example:
     """An answer to be learned as it is: neither an undesirable nor an empty one."""
     says_nothing = all(is_blank(turn) for turn in answer.answer if turn.role == "assistant")
     reason = answer.reason or (UNDESIRABLE if answer.label is False else EMPTY if says_nothing else "")
-    return Example(id, answer.prompt, (answer.answer,), (answer.cut,), skip_reason=reason)
+    return Example(
+        id, answer.prompt, (answer.answer,), (answer.cut,), skip_reason=reason, shortened=answer.shortened
+    )  # fmt: skip
 
 
 def _final_answer(conversation: Conversation) -> Answer:
@@ -92,4 +98,5 @@ def _divided(conversation: Conversation, turns: Messages, first: int) -> Answer:
         reason = NO_ANSWER
     elif not prompt:
         reason = NO_QUESTION
-    return Answer(prompt, answer, conversation.cut, conversation.label, conversation.confidence, reason)
+    shortened = goes_on(conversation.turns)
+    return Answer(prompt, answer, conversation.cut, conversation.label, conversation.confidence, reason, shortened)

@@ -21,7 +21,8 @@ from rlaif.training.formats.values import template_keywords, typed_cells
 
 PAIR_FORMATS = (
     "{prompt, chosen, rejected}, {chosen, rejected} as whole conversations (lists of messages, or texts like "
-    "'Human: ... Assistant: ...'), {instruction, input, chosen, rejected}, {conversations, chosen, rejected}"
+    "'Human: ... Assistant: ...'), {instruction, input, chosen, rejected}, {conversations, chosen, rejected}, {instruction, "
+    "completions} with a response and a fine-grained_score (or overall_score) in each completion"
 )
 ANSWER_FORMATS = (
     "{prompt, completion}, {messages}, {conversations}, {instruction, input, output}, response rows as "

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif.errors import DataError
+from rlaif.training.formats.ranked import ranked
 from rlaif.training.formats.turns import (
+    begins_dialogue,
+    goes_on,
     is_blank,
     is_open_dialogue,
     parse_dialogue,
@@ -16,6 +19,7 @@ from rlaif.training.formats.turns import (
 from rlaif.training.formats.values import label_of, margin_of, probability_of
 from rlaif.types import Message, Messages
 
+NO_ASSISTANT = "a dialogue without an assistant turn (which begins with 'Assistant:' after an empty line)"
 NO_PROMPT = "chosen and rejected share no prompt"
 CONTINUED = "the prompt ends with an assistant turn, which the answer would have to continue"
 CONVERSATION_KEYS = ("messages", "conversations")
@@ -25,7 +29,7 @@ ANSWER_KEYS = ("completion", "output")
 
 @dataclass(frozen=True)
 class Pair:
-    """A chosen and a rejected answer to one prompt. reason: why it can not be used."""
+    """A chosen and a rejected answer to one prompt. reason: why it can not be used. shortened: see Example."""
 
     prompt: Messages
     chosen: Messages
@@ -34,6 +38,7 @@ class Pair:
     margin: float | None = None
     confidence: float | None = None
     reason: str = ""
+    shortened: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Answer:
     label: bool | None = None
     confidence: float | None = None
     reason: str = ""
+    shortened: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def recognise(row: dict[str, Any]) -> Shape | None:
         return _answer(row, prompt)
     if turns := _conversation(row):
         return Conversation(turns, _is_cut(row), label_of(row), probability_of(row))
-    return None
+    return _ranked(row)
 
 
 def _step(row: dict[str, Any]) -> Step | None:
@@ -113,9 +119,11 @@ def _pair(row: dict[str, Any]) -> Pair | None:
     prompt = _asked(row)
     if prompt is None and chosen[0].role == rejected[0].role == "assistant":
         prompt = _conversation(row)
+        if prompt is None and begins_dialogue(row["chosen"]) and begins_dialogue(row["rejected"]):
+            return Pair((), chosen, rejected, reason=NO_ASSISTANT)
         if prompt is None:
             return None
-    reason = ""
+    reason, shortened = "", (goes_on(chosen), goes_on(rejected))
     if prompt is not None:
         prompt, chosen, rejected, reason = _explicit(prompt, chosen, rejected)
     elif split := split_pair(_with_system(row, chosen), _with_system(row, rejected)):
@@ -123,7 +131,21 @@ def _pair(row: dict[str, Any]) -> Pair | None:
     else:
         prompt, reason = (), NO_PROMPT
     cut = (_is_cut(row, "chosen_"), _is_cut(row, "rejected_"))
-    return Pair(prompt, chosen, rejected, cut, margin_of(row), probability_of(row), reason)
+    return Pair(prompt, chosen, rejected, cut, margin_of(row), probability_of(row), reason, shortened)
+
+
+def _ranked(row: dict[str, Any]) -> Pair | None:
+    """Two of several scored completions."""
+    prompt = _asked(row)
+    if prompt is None or "completions" not in row:
+        return None
+    completions = read_list(row["completions"], "completions")
+    if not all(isinstance(completion, dict) for completion in completions):
+        return None
+    chosen, rejected, margin, reason = ranked(completions, prompt[-1].content)
+    return Pair(
+        prompt, read_turns(chosen, "assistant"), read_turns(rejected, "assistant"), margin=margin, reason=reason
+    )
 
 
 def _explicit(prompt: Messages, chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages, str]:
@@ -148,14 +170,16 @@ def _after_prompt(prompt: Messages, turns: Messages) -> Messages:
 
 def _response(row: dict[str, Any]) -> Answer:
     prompt = read_turns(row["prompt"].get("messages"), "user")
-    answer = _after_prompt(prompt, read_turns(row["messages"], "assistant"))
-    return Answer(prompt, answer, _is_cut(row), label_of(row), probability_of(row))
+    turns = read_turns(row["messages"], "assistant")
+    answer = _after_prompt(prompt, turns)
+    return Answer(prompt, answer, _is_cut(row), label_of(row), probability_of(row), shortened=goes_on(turns))
 
 
 def _answer(row: dict[str, Any], prompt: Messages) -> Answer:
     key = next(key for key in ANSWER_KEYS if key in row)
-    answer = _after_prompt(prompt, _answer_turns(row, key))
-    return Answer(prompt, answer, _is_cut(row), label_of(row), probability_of(row), _prompt_fault(prompt))
+    turns, reason = _answer_turns(row, key), _prompt_fault(prompt)
+    answer = _after_prompt(prompt, turns)
+    return Answer(prompt, answer, _is_cut(row), label_of(row), probability_of(row), reason, goes_on(turns))
 
 
 def _answer_turns(row: dict[str, Any], key: str) -> Messages:

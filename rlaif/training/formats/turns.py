@@ -46,12 +46,17 @@ def read_json(value: Any, key: str) -> Any:
 
 def parse_dialogue(text: Any) -> Messages | None:
     r"""The turns of a text like "\n\nHuman: ...\n\nAssistant: ..."; None if it is not such a text."""
-    if not isinstance(text, str) or not text.lstrip().startswith("Human:") or "\n\nAssistant:" not in text:
+    if not begins_dialogue(text) or "\n\nAssistant:" not in text:
         return None
     _, *parts = SPEAKER.split(text.strip())
     roles: list[Literal["user", "assistant"]] = ["user" if name == "Human" else "assistant" for name in parts[::2]]
     turns = zip(roles, parts[1::2], strict=True)
     return tuple(Message(role=role, content=content.strip()) for role, content in turns)
+
+
+def begins_dialogue(text: Any) -> bool:
+    """Whether the text is such a dialogue by its first words, though perhaps without an assistant turn."""
+    return isinstance(text, str) and text.lstrip().startswith("Human:")
 
 
 def is_open_dialogue(text: Any) -> bool:
@@ -63,6 +68,11 @@ def to_last_answer(turns: Messages) -> Messages:
     """Without what follows the last assistant turn; as they are if there is none."""
     end = max((index for index, turn in enumerate(turns, start=1) if turn.role == "assistant"), default=len(turns))
     return turns[:end]
+
+
+def goes_on(turns: Messages) -> bool:
+    """Whether turns follow the last answer, which have none themselves: `to_last_answer` leaves them off."""
+    return len(to_last_answer(turns)) < len(turns)
 
 
 def split_pair(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages] | None:
