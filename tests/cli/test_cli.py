@@ -64,7 +64,7 @@ MISTAKES = [
     (["generate", "metadata.jsonl", "-m", "m", "-o", "r.jsonl"], "metadata.jsonl:1: metadata: expected an object"),
     (["generate", "ok.jsonl", "-m", "m", "-o", "ok.jsonl"], "both read and written"),
     (["train", "sft", "-m", "m", "--data", "ok.jsonl", "-o", "run", "--beta", "1"], "--beta: sft has no such setting"),
-    (["train", "dpo", "-m", "m", "--data", "ok.jsonl", "-o", "recipe-run", "--overwrite"], "m"),
+    (["train", "dpo", "-m", "m", "--data", "ok.jsonl", "-o", "recipe-run", "--overwrite"], "deletes only training runs"),
     (["train", "dpo", "-m", "m", "--data", "ok.jsonl", "-o", "recipe-run"], "holds no training run"),
     (["pairs", "responses.jsonl", "-o", "p.jsonl"], "responses.jsonl:1: not a Verdict"),
     (["train", "dpoo", "-m", "m", "--data", "p.jsonl", "-o", "run"], "did you mean 'dpo'?"),

@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_with_the_votes_it_has_and_gives_the_same_verdicts(
     third, engine = run(tmp_path / "r.jsonl", "helpful", prefers_good, output=tmp_path / "killed.jsonl")
     assert engine.requests == []
     assert list(third.verdicts) == list(whole.verdicts)
-    assert list(read_records(tmp_path / "killed.jsonl", Verdict)) == whole.verdicts
+    assert list(read_records(tmp_path / "killed.jsonl", Verdict)) == list(whole.verdicts)
 
 
 def test_letters_stand_only_in_the_raw_text(responses: list[Response], tmp_path: Path) -> None:
