@@ -18,6 +18,7 @@ from rlaif.cli.generate import generate_command
 from rlaif.cli.judge import judge_command
 from rlaif.cli.merge import merge_command
 from rlaif.cli.pairs import pairs_command
+from rlaif.cli.probe import probe_command
 from rlaif.cli.run import run_command
 from rlaif.cli.train import train_command
 from rlaif.errors import RlaifError
@@ -36,6 +37,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate_command,
     "judge": judge_command,
+    "probe": probe_command,
     "pairs": pairs_command,
     "train": train_command,
     "merge": merge_command,

@@ -138,6 +138,7 @@ def repaired_judgment(judge: LLMJudge, item: Item, judgment: Judgment, completio
     outcome, reason, probabilities, parts = _read(judge, shown, sample)
     return judgment.model_copy(
         update={
+            "id": completion.key,
             "raw": f"{judgment.raw}{REPAIR_MARK}{sample.text}",
             "outcome": outcome,
             "reason": reason,

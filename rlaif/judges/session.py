@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlaif.engines import make_engine
 from rlaif.engines.base import Completion, Engine, Request
@@ -18,7 +18,15 @@ from rlaif.judges.compare import comparisons_of
 from rlaif.judges.ensemble import Ensemble
 from rlaif.judges.feed import Feed
 from rlaif.judges.journal import Journal
-from rlaif.judges.judge import Item, LLMJudge, judge_request, program_judgment, read_judgment
+from rlaif.judges.judge import (
+    Item,
+    LLMJudge,
+    judge_request,
+    program_judgment,
+    read_judgment,
+    repair_request,
+    repaired_judgment,
+)
 from rlaif.judges.poll import Decision, Poll, next_ballots, waves
 from rlaif.judges.responses import Responses
 from rlaif.judges.stats import JudgeStats
@@ -218,7 +226,7 @@ class Desk:
     engine: Engine
     decision: Decision | None
     _finished: int = 0
-    _out: dict[str, tuple[Poll, Ballot]] = field(default_factory=dict)
+    _out: dict[str, "Question"] = field(default_factory=dict)
 
     def take_finished(self) -> int:
         """How many items are through since this was last asked."""
@@ -233,17 +241,25 @@ class Desk:
 
     def answered(self, completion: Completion) -> list[Request]:
         """Takes an answer in, and gives back what is asked because of it."""
-        poll, ballot = self._out.pop(completion.key)
-        poll.waiting -= 1
+        question = self._out.pop(completion.key)
+        poll, ballot = question.poll, question.ballot
         if completion.failure is not None:
             poll.lose(ballot)
             self.session.stats[ballot.judge.name].failed += 1
             self.session.failures.append(_failure(ballot, completion))
         else:
-            judgment = read_judgment(ballot.judge, ballot.item, ballot.vote, self.engine.endpoint, completion)
+            judgment = self._read(question, completion)
             self.session.journal.add(judgment)
-            self._count(poll, ballot, judgment)
+            if (repair := self._repair(question, judgment)) is not None:
+                return [repair]
+        poll.waiting -= 1
         return [] if poll.waiting else list(self._next(poll))
+
+    def _read(self, question: "Question", completion: Completion) -> Judgment:
+        ballot = question.ballot
+        if question.unread is not None:
+            return repaired_judgment(ballot.judge, ballot.item, question.unread, completion)
+        return read_judgment(ballot.judge, ballot.item, ballot.vote, self.engine.endpoint, completion)
 
     def _next(self, poll: Poll) -> Iterator[Request]:
         """What is asked now. Answers that are in the journal are taken from there, until something has to be asked."""
@@ -259,16 +275,36 @@ class Desk:
 
     def _missing(self, poll: Poll, ballot: Ballot) -> Request | None:
         request = judge_request(ballot.judge, ballot.item, ballot.vote, self.engine.endpoint)
+        question = Question(poll, ballot, request)
         known = self.session.journal.get(request.key)
         if known is not None:
-            self._count(poll, ballot, known)
-            return None
-        self._out[request.key] = (poll, ballot)
+            return self._repair(question, known)
+        self._out[request.key] = question
         return request
 
-    def _count(self, poll: Poll, ballot: Ballot, judgment: Judgment) -> None:
-        poll.count(ballot, judgment)
+    def _repair(self, question: "Question", judgment: Judgment) -> Request | None:
+        """Counts a vote, unless it could not be read and its one further question is still to be asked: that question."""
+        ballot = question.ballot
+        repair = None if question.unread is not None else repair_request(ballot.judge, question.request, judgment)
+        if repair is not None and (repaired := self.session.journal.get(repair.key)) is None:
+            self._out[repair.key] = replace(question, request=repair, unread=judgment)
+            return repair
+        if repair is not None and repaired is not None:
+            judgment = repaired
+        question.poll.count(ballot, judgment)
         self.session.count_vote(ballot, judgment)
+        return None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that is out."""
+
+    poll: Poll
+    ballot: Ballot
+    request: Request
+    unread: Judgment | None = None
+    """For a repair: the judgment whose answer could not be read."""
 
 
 def _singly(item: Item) -> tuple[Item, ...]:

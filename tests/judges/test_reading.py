@@ -279,6 +279,7 @@ def test_aspects_with_other_counts_or_ratings_are_no_verdict(
         ("<think>[[A]]", ""),
         ("[[B]] <think>[[A]]", "[[B]]"),
         ("<think>a<think>b</think>[[A]]</think>[[B]]", "[[B]]"),
+        ("[[A]]<think>b</think>c</think>[[B]]", "[[B]]"),
         ("[THINK]x[/THINK]A", "A"),
         (
             "<|channel|>analysis<|message|>[[A]]<|end|><|start|>assistant<|channel|>final<|message|>[[B]]<|return|>",

@@ -11,7 +11,7 @@ _RESULT_LABEL_ANY_CASE = re.compile(
     r"(?i:\[?\bresult\b\]?[\s:*_`\"'(\[]{0,6}(?:response |assistant |answer )?)(?P<label>[A-Ba-b]|(?i:tie|both|neither))\b"
 )
 
-_IN_JSON = scores_after(r"(?<!\\)\"score\"\s{0,8}:")
+_IN_JSON = scores_after(r"\"score\"\s{0,8}:")
 _ALONE = whole_answer()
 
 
