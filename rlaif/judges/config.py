@@ -228,7 +228,7 @@ class EnsembleConfig(Config):
     aggregate: Aggregate = "mean"
     """mean: the weighted mean of the judges' margins; median: their weighted median; majority: one judge, one vote;
     weighted: votes by weight; bradley-terry: strengths fitted to all comparisons of a prompt, with ties; dawid-skene: the
-    weights are log-odds of being right, measured on gold labels by rlaif calibrate."""
+    weights are each judge's log-odds of being right, which only gold labels can tell."""
     stop: StopRule | None = None
     """cannot-lose (default): no vote is asked that can change neither the outcome nor on which side of a gate it lies;
     posterior: stop once a side leads with `stop_probability`; all: every vote (the default of bradley-terry)."""
@@ -253,6 +253,17 @@ class EnsembleConfig(Config):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two members are called '{doubled[0]}'; give one of them another name")
+        return self
+
+    @model_validator(mode="after")
+    def _anchored(self) -> "EnsembleConfig":
+        unweighted = [member.name or member.judge for member in self.members if "weight" not in member.model_fields_set]
+        if self.aggregate == "dawid-skene" and unweighted:
+            raise ValueError(
+                f"dawid-skene needs each judge's log-odds of being right, measured on gold labels, as its weight; "
+                f"{', '.join(unweighted)} has none. Without gold labels it can follow judges that are wrong together: use "
+                "mean or majority"
+            )
         return self
 
     @model_validator(mode="after")
