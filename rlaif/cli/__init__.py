@@ -12,6 +12,7 @@ import typer
 
 from rlaif import __version__
 from rlaif.cli import bench
+from rlaif.cli.calibrate import calibrate_command
 from rlaif.cli.evaluate import evaluate_command
 from rlaif.cli.files import cp_command, ls_command, show_command
 from rlaif.cli.generate import generate_command
@@ -37,6 +38,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate_command,
     "judge": judge_command,
+    "calibrate": calibrate_command,
     "probe": probe_command,
     "pairs": pairs_command,
     "train": train_command,

@@ -9,6 +9,7 @@ from rlaif import resources
 from rlaif.config import Config, read_yaml, validate
 from rlaif.engines import EngineConfig
 from rlaif.errors import ConfigError, did_you_mean
+from rlaif.judges.confidence import ConfidenceMap
 from rlaif.judges.programs import Check
 from rlaif.judges.reading import FORMATS, Format, FormatName, Mode, Offer
 from rlaif.prompts import Template
@@ -236,6 +237,8 @@ class EnsembleConfig(Config):
     """For `stop: posterior`."""
     negative_weights: bool = False
     """Allow weights below 0: the judge's votes are turned round. For judges that gold labels show to be reliably wrong."""
+    calibration: ConfidenceMap | None = None
+    """From a margin to the probability of being right, as fitted on gold labels by rlaif calibrate."""
     comparisons: Comparisons | None = None
     """Which pairs of a prompt's responses are compared, unless the command says."""
 

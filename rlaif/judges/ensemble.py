@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlaif.engines import EngineConfig
 from rlaif.errors import ConfigError
+from rlaif.judges.confidence import ConfidenceMap
 from rlaif.judges.config import (
     Aggregate,
     Comparisons,
@@ -30,6 +31,12 @@ class Ensemble:
     comparisons: Comparisons | None
     """None: every response is judged by itself (all members are pointwise or programs)."""
     stopping: Stopping
+    calibration: ConfidenceMap | None = None
+
+    @property
+    def votes(self) -> int:
+        """The most votes of a judge on a comparison."""
+        return max((judge.votes for judge in self.llms), default=1)
 
     @property
     def pairwise(self) -> tuple[LLMJudge, ...]:
@@ -77,7 +84,9 @@ def load_ensemble(
     llms = _distinct_names(str(path), llms, {program.name for program in programs})
     _check_deciders(str(path), programs, llms, comparisons)
     stopping = _stopping(config, stop, stop_probability, gates)
-    return Ensemble(config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping)
+    return Ensemble(
+        config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping, config.calibration
+    )
 
 
 def _stopping(
@@ -107,7 +116,7 @@ def _load_member(
         )
     name = member.name or config.name
     if isinstance(config, ProgramConfig):
-        return ProgramJudge(name, config, member.weight)
+        return ProgramJudge(name, config, member.weight, str(path.resolve()))
     templates = load_templates(config, path)
     own = member.engine or config.engine
     engines = models or ((own,) if own is not None else ())
@@ -125,6 +134,7 @@ def _load_member(
             weight=member.weight,
             votes=member.votes or votes,
             cost=member.cost,
+            source=str(path.resolve()),
         )
         for engine in engines
     ]

@@ -57,6 +57,8 @@ class LLMJudge:
     weight: float
     votes: int
     cost: float = 1.0
+    source: str = ""
+    """The judge's file, or its shipped name."""
 
     @property
     def is_pairwise(self) -> bool:
@@ -78,6 +80,8 @@ class ProgramJudge:
     name: str
     config: ProgramConfig
     weight: float
+    source: str = ""
+    """The judge's file, or its shipped name."""
 
     @cached_property
     def packages(self) -> list[str]:

@@ -49,6 +49,15 @@ class Session:
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        calibration = self.ensemble.calibration
+        made = (str(self.ensemble.stopping), self.ensemble.votes)
+        self._confidence = calibration
+        if calibration is not None and made != (calibration.stopping_rule, calibration.votes):
+            self._confidence = None
+            say(
+                f"{self.ensemble.name}: no confidence: it was calibrated for '{calibration.stopping_rule}' with "
+                f"{calibration.votes} votes, and judges now by '{made[0]}' with {made[1]}; judge alike, or calibrate again"
+            )
         for program in self.ensemble.programs:
             self.stats[program.name] = JudgeStats(program.name, "program", program.weight)
         for judge in (*self.ensemble.pointwise, *self.ensemble.pairwise):
@@ -201,6 +210,7 @@ class Session:
                 "responses": item.responses,
                 "outcome": outcome,
                 "margin": margin,
+                "confidence": self._confidence.confidence(margin) if self._confidence and margin else None,
                 "ensemble": self.ensemble.name,
                 "votes_planned": sum(tally.asked if tally.planned is None else tally.planned for tally in tallies),
                 "votes_asked": sum(tally.asked for tally in tallies),

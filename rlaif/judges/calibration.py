@@ -1,0 +1,155 @@
+"""Gold pairs are judged, the judges measured, and the ensemble that gold recommends written with its confidence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rlaif.engines import EngineConfig
+from rlaif.engines.base import Engine
+from rlaif.gold.records import GoldPair, responses_of
+from rlaif.judges.bench import gold_sample
+from rlaif.judges.calibrate import (
+    Choice,
+    GoldLabels,
+    JudgeMeasures,
+    JudgeRecord,
+    agreement_between,
+    choose,
+    fit_selected,
+    measure,
+)
+from rlaif.judges.confidence import ConfidenceMap
+from rlaif.judges.config import StopRule
+from rlaif.judges.ensemble import Ensemble, load_ensemble
+from rlaif.judges.judge import LLMJudge, ProgramJudge
+from rlaif.judges.run import judge
+from rlaif.judges.stopping import VOTE_MARGIN
+from rlaif.records import write_text
+from rlaif.types import Verdict
+
+SIDES = {1: 1, 2: -1, "tie": 0}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` found, and wrote."""
+
+    measures: list[JudgeMeasures]
+    choice: Choice
+    alpha: float | None
+    """Krippendorff's, of all judges."""
+    confidence: ConfidenceMap
+    output: Path
+
+
+def calibrate(
+    gold: Sequence[str | Path],
+    judge_name: str,
+    output: str | Path,
+    *,
+    votes: int = 2,
+    models: Sequence[EngineConfig] = (),
+    stop: StopRule | None = None,
+    stop_probability: float | None = None,
+    gate: float = VOTE_MARGIN,
+    limit: int | None = None,
+    seed: int = 0,
+    engines: Mapping[str, Engine] | None = None,
+) -> Calibration:
+    """Measures every judge of an ensemble on gold pairs and writes the ensemble that cross-validation recommends.
+
+    All votes are asked once, to measure every judge; what the stopping rule would have asked is then told from them. The
+    confidence is fitted on verdicts by that rule with a margin above the gate: for the rule `all` with weights that have not
+    seen the label, else with the weights that are written (of one number per judge, so hardly fitted to single labels).
+    output: the ensemble's YAML file; votes are kept in <output>.d and never asked twice. Raises DataError for fewer than 50
+    labels or labels of one side only.
+    """
+    path = Path(output)
+    pairs = gold_sample(gold, limit, seed)
+    ensemble = load_ensemble(
+        judge_name, votes=votes, models=tuple(models), comparisons="models", stop=stop, stop_probability=stop_probability,
+        gates=(gate,),
+    )  # fmt: skip
+    labels = gold_labels(pairs, ", ".join(Path(name).stem for name in gold))
+    common = {"votes": votes, "comparisons": "models", "max_unparsed": 1.0, "engines": engines}
+    kept = path.with_name(path.name + ".d") / "verdicts.jsonl"
+    asked = judge(responses_of(pairs), judge_name, models=models, stop="all", output=kept, **common)  # type: ignore[arg-type]
+    verdicts = in_gold_order(pairs, asked.verdicts)
+    records = [JudgeRecord.from_tallies(tallies) for tallies in zip(*(v.judges for v in verdicts), strict=True)]
+    choice = choose(records, labels, seed=seed)
+    write_ensemble(path, ensemble, choice, None)
+    margins: Sequence[float | None] = choice.out_of_fold
+    if ensemble.stopping.rule != "all":
+        again = judge(
+            responses_of(pairs), str(path), stop=ensemble.stopping.rule, stop_probability=stop_probability, gates=(gate,),
+            output=kept, **common,  # type: ignore[arg-type]
+        )  # fmt: skip
+        margins = [verdict.margin for verdict in in_gold_order(pairs, again.verdicts)]
+    confidence = fit_selected(
+        margins,
+        [True] * len(pairs),
+        labels,
+        min_margin=gate,
+        stopping_rule=str(ensemble.stopping),
+        votes=ensemble.votes,
+    )
+    write_ensemble(path, ensemble, choice, confidence)
+    alpha, _ = agreement_between(records)
+    return Calibration([measure(record, labels) for record in records], choice, alpha, confidence, path)
+
+
+def gold_labels(pairs: Sequence[GoldPair], name: str) -> GoldLabels:
+    """The labels as numbers, and which response is longer."""
+    longer = tuple(
+        (len(first.text) > len(second.text)) - (len(first.text) < len(second.text))
+        for first, second in (responses_of([pair]) for pair in pairs)
+    )
+    return GoldLabels(name, tuple(SIDES[pair.gold] for pair in pairs), longer)
+
+
+def in_gold_order(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdict of each pair, its margins positive for the pair's first response."""
+    by_id = {verdict.prompt.id: verdict for verdict in verdicts}
+    return [_turned(by_id[pair.id], pair.response_ids[0]) for pair in pairs]
+
+
+def _turned(verdict: Verdict, first: str) -> Verdict:
+    if verdict.responses[0].id == first:
+        return verdict
+    return verdict.model_copy(
+        update={
+            "margin": _minus(verdict.margin),
+            "judges": tuple(tally.model_copy(update={"margin": _minus(tally.margin)}) for tally in verdict.judges),
+        }
+    )
+
+
+def _minus(margin: float | None) -> float | None:
+    return None if margin is None else -margin
+
+
+def write_ensemble(path: Path, ensemble: Ensemble, choice: Choice, confidence: ConfidenceMap | None) -> None:
+    """The recommended ensemble as a judge file. Judges without a say are left out: asking them would be for nothing."""
+    members = []
+    judges: list[ProgramJudge | LLMJudge] = [*ensemble.programs, *ensemble.llms]
+    for loaded in judges:
+        weight = choice.weights[loaded.name]
+        member: dict[str, object] = {"judge": loaded.source, "name": loaded.name, "weight": round(weight, 6)}
+        if isinstance(loaded, LLMJudge):
+            engine = loaded.engine.model_dump(mode="json", exclude_defaults=True)
+            member |= {"cost": loaded.cost, "votes": loaded.votes, "engine": engine}
+        if weight:
+            members.append(member)
+    document: dict[str, object] = {
+        "kind": "ensemble",
+        "description": f"{choice.strategy.name}, as gold labels recommend.",
+        "members": members,
+        "aggregate": choice.strategy.aggregate,
+        "stop": ensemble.stopping.rule,
+        "stop_probability": ensemble.stopping.probability,
+    }
+    if confidence is not None:
+        document["calibration"] = confidence.model_dump(mode="json")
+    write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120))
