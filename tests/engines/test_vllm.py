@@ -104,7 +104,8 @@ async def test_both_draw_the_same_samples(engines):
 @needs_vllm
 @pytest.mark.parametrize("which", ["local", "served"])
 async def test_many_requests_end_in_their_own_order(engines, which):
-    requests = [request(f"Count to {k}.", key=str(k), max_tokens=40 if k == 0 else 2) for k in range(6)]
+    story = request("Tell a long story about a lighthouse.", key="0", max_tokens=250)  # long, on a busy machine too
+    requests = [story, *(request(f"Count to {k}.", key=str(k), max_tokens=2) for k in range(1, 6))]
     completions = [completion async for completion in engines[which].complete_many(requests)]
     assert {completion.key for completion in completions} == {str(k) for k in range(6)}
     assert completions[0].key != "0"
