@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -41,13 +41,18 @@ def read_records_with_places(path: Path, kind: type[R]) -> Iterator[tuple[int, R
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Yields (line number, object) for each non-empty line. Raises DataError with file and line."""
     for number, line in _lines(path, False):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        yield number, row
+        yield number, json_object(line, f"{path}:{number}")
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises DataError that names where it stands."""
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def describe(error: ValidationError) -> str:

@@ -27,6 +27,12 @@ def names(kind: Kind) -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX[kind]) for path in folder(kind).glob(f"*{SUFFIX[kind]}"))
 
 
+def name_of(kind: Kind, path: Path) -> str:
+    """How another file names this one: by its shipped name, or else by its whole path."""
+    whole = path.resolve()
+    return whole.name.removesuffix(SUFFIX[kind]) if whole.parent == folder(kind).resolve() else str(whole)
+
+
 def find(kind: Kind, name: str, beside: Path | None = None) -> Path:
     """The file for a path (as it is, or beside the file that names it) or a shipped name.
 

@@ -120,15 +120,8 @@ class Score(Record):
     score: float = Field(ge=0, le=1)
 
 
-class Ranking(Record):
-    """The judge orders all shown responses: groups of response ids, best first, those of one group equally good."""
-
-    kind: Literal["ranking"] = "ranking"
-    groups: tuple[tuple[str, ...], ...] = Field(min_length=1)
-
-
-Outcome = Annotated[Preferred | Tie | Score | Ranking, Field(discriminator="kind")]
-NoOutcome = Literal["unparsed", "conflict", "refused", "truncated"]
+Outcome = Annotated[Preferred | Tie | Score, Field(discriminator="kind")]
+NoOutcome = Literal["unparsed", "conflict", "refused", "truncated", "undecided"]
 
 
 class Judgment(Record):
@@ -150,10 +143,11 @@ class Judgment(Record):
         default=None, description="of each response id, 'tie', or score value, when log-probs were read"
     )
     parts: dict[str, float | None] | None = Field(
-        default=None, description="what the outcome is made of: the rating of each response, aspect or checklist item"
+        default=None, description="what the outcome is made of: the rating of each response, or each check of a program"
     )
     flags: tuple[str, ...] = Field(
-        default=(), description="what is suspicious in what was shown: 'verdict-syntax:<response id>'"
+        default=(),
+        description="shown responses that hold verdicts of the judge's own form: 'verdict-syntax:<response id>'",
     )
     latency_seconds: float | None = None
     prompt_tokens: int | None = None

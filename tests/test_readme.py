@@ -33,13 +33,24 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_exists_with_its_options(line: str) -> None:
     _, name, *arguments = shlex.split(line, comments=True)
     command = COMMAND.commands[name]  # type: ignore[attr-defined]
+    if hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     assert command.make_context(name, arguments).params
 
 
 def test_every_file_the_readme_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links
-    assert not [link for link in links if not (REPOSITORY / link).exists()]
+    for path, _, heading in (link.partition("#") for link in links):
+        assert (REPOSITORY / path).exists()
+        assert not heading or heading in headings(REPOSITORY / path)
+
+
+def headings(path: Path) -> set[str]:
+    """The headings of a Markdown file as links name them: small letters, words joined by hyphens."""
+    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 @pytest.mark.model

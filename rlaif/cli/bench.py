@@ -2,15 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rlaif.cli import options
-from rlaif.cli.judge import StopName
-
-if TYPE_CHECKING:
-    from rlaif.judges.bench import Measure
 
 HELP = "Measure judges on gold labels: pairs whose better response is known."
 
@@ -58,41 +54,25 @@ def convert_command(
     options.print_table({**told, **shares})
 
 
+@options.with_engine_options
 def judge_command(
     gold: Annotated[list[Path], typer.Argument(help="Gold files, as written by rlaif bench convert.")],
-    judge: Annotated[
-        str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name (rlaif ls judges) or a YAML file.")
-    ],
+    judge: options.JudgeName,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for verdicts, votes (never asked twice) and bench.json."),
     ] = None,
-    votes: Annotated[
-        int, typer.Option("--votes", min=1, help="Votes per judge and pair, their orders alternating.")
-    ] = 2,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel."),
-    ] = None,
+    votes: options.Votes = 2,
+    model: options.JudgingModels = None,
     stop: Annotated[
-        StopName, typer.Option("--stop", help="As in rlaif judge; here every vote is asked unless you say otherwise.")
-    ] = StopName.all,
-    stop_probability: Annotated[
-        float | None, typer.Option("--stop-probability", help="For --stop posterior; 0.95 unless the file says.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, help="Only so many pairs, drawn evenly from subsets and gold orders."),
-    ] = None,
+        options.StopName,
+        typer.Option("--stop", help="As in rlaif judge; here every vote is asked unless you say otherwise."),
+    ] = options.StopName.all,
+    stop_probability: options.StopProbability = None,
+    limit: options.GoldLimit = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw of --limit.")] = 0,
-    engine: options.Engine = options.EngineName.auto,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: options.Concurrency = None,
-    max_requests: options.MaxRequests = None,
-    batch_size: options.BatchSize = 32,
-    dtype: options.DType = "auto",
-    max_model_len: options.MaxModelLen = None,
+    *,
+    through: options.EngineOptions,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -108,22 +88,16 @@ def judge_command(
     from rlaif.gold.records import responses_of
     from rlaif.judges.bench import bench, findings, gold_sample
     from rlaif.judges.plan import judge_plan
+    from rlaif.report.gold import bench_rows
     from rlaif.report.tables import text_table
 
-    configs = options.engine_configs(
-        model or [], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
-    )  # fmt: skip
+    configs = through.configs(model or [])
     if dry_run:
         rows = responses_of(gold_sample(gold, limit, seed))
         would = judge_plan(
             rows, judge, votes=votes, models=configs, comparisons="models", stop=stop.value, stop_probability=stop_probability
         )  # fmt: skip
-        if json:
-            options.print_json(would)
-        else:
-            print(would.pop("example"), end="\n\n")
-            options.print_table(would)
+        options.print_plan(would, json)
         return
     failed: QualityGateError | None = None
     try:
@@ -136,32 +110,9 @@ def judge_command(
     if json:
         options.print_json(result.as_dict())
     else:
-        print(text_table(measure_rows(result.measures)))
+        print(text_table(bench_rows(result.measures)))
         for finding in findings(result.overall()):
             print(f"* {finding}")
         print("A judge's tie counts half; gold ties and pairs without a verdict are not in the accuracy.")
     if failed is not None:
         raise failed
-
-
-def measure_rows(measures: "list[Measure]") -> list[list[str]]:
-    """A header and one row per judge and subset."""
-    from rlaif.report.tables import estimate
-
-    header = [
-        "judge", "subset", "pairs", "accuracy, 95 % interval", "random", "longest", "first stored", "ties", "no verdict",
-        "gold ties", "order-consistent", "picks first", "picks longest", "votes", "unparsed",
-    ]  # fmt: skip
-    return [header] + [
-        [
-            row.judge, row.subset, str(row.pairs), estimate(row.accuracy), "50.0%", _percent(row.longest),
-            _percent(row.first_stored), str(row.tied), str(row.no_verdict), str(row.gold_ties),
-            _percent(row.order_consistency), _percent(row.first_pick_rate), _percent(row.longest_pick_rate),
-            str(row.votes), str(row.unparsed),
-        ]
-        for row in measures
-    ]  # fmt: skip
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

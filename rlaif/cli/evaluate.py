@@ -1,5 +1,6 @@
 """rlaif evaluate"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from rlaif.cli import options
 
 
+@options.with_engine_options
 def evaluate_command(
     prompts: Annotated[str, typer.Argument(help="Held-out prompts (any format that rlaif generate reads).")],
     model: Annotated[str, typer.Option("--model", "-m", help="The trained policy: a model or adapter folder.")],
@@ -30,9 +32,6 @@ def evaluate_command(
     judge_base_url: Annotated[
         list[str] | None, typer.Option("--judge-base-url", help="Endpoint of the judge model.", metavar="URL")
     ] = None,
-    engine: options.Engine = options.EngineName.auto,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 1.0,
     max_tokens: options.MaxTokens = 512,
@@ -43,10 +42,8 @@ def evaluate_command(
     relevance: Annotated[
         bool, typer.Option("--relevance/--no-relevance", help="Measure whether answers belong to their prompts.")
     ] = True,
-    concurrency: options.Concurrency = None,
-    max_requests: options.MaxRequests = None,
-    batch_size: options.BatchSize = 32,
-    dtype: options.DType = "auto",
+    *,
+    through: options.EngineOptions,
     max_unparsed: Annotated[
         float,
         typer.Option(
@@ -69,20 +66,16 @@ def evaluate_command(
     from rlaif.inputs import read_prompts
     from rlaif.types import Sampling
 
-    is_remote = bool(base_url) or engine == options.EngineName.openai
+    is_remote = bool(through.base_url) or through.engine == options.EngineName.openai
     judge_is_remote = bool(judge_base_url) or judge_engine == options.EngineName.openai
-    if max_requests is not None and not (is_remote or judge_is_remote):
+    if through.max_requests is not None and not (is_remote or judge_is_remote):
         raise ConfigError("--max-requests bounds paid endpoints, and both the policy and the judge run here; drop it")
     if not judge_model and judge_is_remote:
         raise ConfigError("--judge-engine, --judge-base-url: belong to a judge model; name it with --judge-model")
-    policy, base = options.engine_configs(
-        [model, baseline], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests if is_remote else None, batch_size=batch_size, dtype=dtype,
-    )  # fmt: skip
-    judges = options.engine_configs(
-        judge_model, engine=judge_engine, base_url=judge_base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests if judge_is_remote else None, batch_size=batch_size, dtype=dtype,
-    ) if judge_model else ()  # fmt: skip
+    policy, base = replace(through, max_requests=through.max_requests if is_remote else None).configs([model, baseline])
+    judges = replace(
+        through, engine=judge_engine, base_url=judge_base_url, max_requests=through.max_requests if judge_is_remote else None
+    ).configs(judge_model) if judge_model else ()  # fmt: skip
     sampling = validate(
         {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}, Sampling, "command line"
     )

@@ -8,6 +8,7 @@ import typer
 from rlaif.cli import options
 
 
+@options.with_engine_options
 def generate_command(
     prompts: Annotated[
         str, typer.Argument(help="JSONL, JSON, CSV, Parquet or text file, or a data set name (name:split).")
@@ -24,9 +25,6 @@ def generate_command(
         Path, typer.Option("--output", "-o", help="JSONL file; what it already holds is not asked again.")
     ],
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Responses per prompt and model.")] = 1,
-    engine: options.Engine = options.EngineName.auto,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 1.0,
     max_tokens: options.MaxTokens = 512,
@@ -38,11 +36,8 @@ def generate_command(
         str | None, typer.Option("--system", "-s", help="System prompt for prompts that have none.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
-    concurrency: options.Concurrency = None,
-    max_requests: options.MaxRequests = None,
-    batch_size: options.BatchSize = 32,
-    dtype: options.DType = "auto",
-    max_model_len: options.MaxModelLen = None,
+    *,
+    through: options.EngineOptions,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -56,10 +51,7 @@ def generate_command(
     from rlaif.inputs import read_prompts
     from rlaif.types import Sampling
 
-    configs = options.engine_configs(
-        model, engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
-    )  # fmt: skip
+    configs = through.configs(model)
     values = {
         "temperature": temperature,
         "top_p": top_p,

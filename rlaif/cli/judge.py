@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from rlaif.judges.stats import JudgeStats
 
 
-class StopName(StrEnum):
-    all = "all"
-    cannot_lose = "cannot-lose"
-    posterior = "posterior"
-
-
 class ComparisonsName(StrEnum):
     all = "all"
     ring = "ring"
@@ -25,22 +19,16 @@ class ComparisonsName(StrEnum):
     models = "models"
 
 
+@options.with_engine_options
 def judge_command(
     responses: Annotated[Path, typer.Argument(help="Responses, as written by rlaif generate.")],
-    judge: Annotated[
-        str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name (rlaif ls judges) or a YAML file.")
-    ],
+    judge: options.JudgeName,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="JSONL file of verdicts; votes are kept beside it and never asked twice."),
     ],
-    votes: Annotated[
-        int, typer.Option("--votes", min=1, help="Votes per judge and comparison, their orders alternating.")
-    ] = 2,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel."),
-    ] = None,
+    votes: options.Votes = 2,
+    model: options.JudgingModels = None,
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", help="Also write preference pairs here (with the defaults of rlaif pairs)."),
@@ -53,16 +41,14 @@ def judge_command(
         ),
     ] = None,
     stop: Annotated[
-        StopName | None,
+        options.StopName | None,
         typer.Option(
             "--stop",
             help="When a comparison has enough votes: cannot-lose (default): no further vote could change the outcome or a "
             "gate; posterior: one side leads with --stop-probability; all: never.",
         ),
     ] = None,
-    stop_probability: Annotated[
-        float | None, typer.Option("--stop-probability", help="For --stop posterior; 0.95 unless the file says.")
-    ] = None,
+    stop_probability: options.StopProbability = None,
     margin_gate: Annotated[
         list[float] | None,
         typer.Option(
@@ -77,14 +63,8 @@ def judge_command(
             "--max-unparsed", min=0, max=1, help="Share of a judge's votes without a verdict that is allowed."
         ),
     ] = 0.05,
-    engine: options.Engine = options.EngineName.auto,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: options.Concurrency = None,
-    max_requests: options.MaxRequests = None,
-    batch_size: options.BatchSize = 32,
-    dtype: options.DType = "auto",
-    max_model_len: options.MaxModelLen = None,
+    *,
+    through: options.EngineOptions,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -102,10 +82,7 @@ def judge_command(
     from rlaif.preferences.pairs import make_pairs
     from rlaif.records import refuse_same_file
 
-    configs = options.engine_configs(
-        model or [], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
-    )  # fmt: skip
+    configs = through.configs(model or [])
     rule: Comparisons | None = comparisons.value if comparisons is not None else None
     stop_rule: StopRule | None = stop.value if stop is not None else None
     gates = tuple(margin_gate) if margin_gate else (VOTE_MARGIN,)
@@ -114,11 +91,7 @@ def judge_command(
             responses, judge, votes=votes, models=configs, comparisons=rule, stop=stop_rule,
             stop_probability=stop_probability, gates=gates,
         )  # fmt: skip
-        if json:
-            options.print_json(would)
-        else:
-            print(would.pop("example"), end="\n\n")
-            options.print_table(would)
+        options.print_plan(would, json)
         return
     refuse_same_file(responses, output, pairs)
     failed: QualityGateError | None = None

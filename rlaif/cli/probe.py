@@ -18,14 +18,10 @@ class DefencesName(StrEnum):
     both = "both"
 
 
+@options.with_engine_options
 def probe_command(
-    judge: Annotated[
-        str, typer.Option("--judge", "-j", help="Judge or ensemble: a shipped name (rlaif ls judges) or a YAML file.")
-    ],
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Model that judges, instead of the file's; several make a panel."),
-    ] = None,
+    judge: options.JudgeName,
+    model: options.JudgingModels = None,
     gold: Annotated[
         Path | None,
         typer.Option("--gold", help="Pairs with a better and a worse answer (gold JSONL); by default 21 shipped ones."),
@@ -34,9 +30,7 @@ def probe_command(
         list[str] | None, typer.Option("--attack", help="Only this attack; repeat for several.", metavar="NAME")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use so many pairs.")] = None,
-    votes: Annotated[
-        int, typer.Option("--votes", min=1, help="Votes per judge and comparison; 2 show both orders.")
-    ] = 2,
+    votes: options.Votes = 2,
     defences: Annotated[
         DefencesName, typer.Option("--defences", help="Fences and escaped control tokens; both: to see what they do.")
     ] = DefencesName.on,
@@ -49,14 +43,8 @@ def probe_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for votes and probe.json; no vote is asked twice.")
     ] = None,
-    engine: options.Engine = options.EngineName.auto,
-    base_url: options.BaseUrl = None,
-    api_key_env: options.ApiKeyEnv = "OPENAI_API_KEY",
-    concurrency: options.Concurrency = None,
-    max_requests: options.MaxRequests = None,
-    batch_size: options.BatchSize = 32,
-    dtype: options.DType = "auto",
-    max_model_len: options.MaxModelLen = None,
+    *,
+    through: options.EngineOptions,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -68,10 +56,7 @@ def probe_command(
     from rlaif.errors import QualityGateError
     from rlaif.judges.probe import SHIPPED_PAIRS, probe, probe_plan
 
-    configs = options.engine_configs(
-        model or [], engine=engine, base_url=base_url, api_key_env=api_key_env, concurrency=concurrency,
-        max_requests=max_requests, batch_size=batch_size, dtype=dtype, max_model_len=max_model_len,
-    )  # fmt: skip
+    configs = through.configs(model or [])
     settings: tuple[Literal["on", "off"], ...] = (
         ("off", "on") if defences == "both" else ("on",) if defences == "on" else ("off",)
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import DataError
+from rlaif.records import json_object
 
 
 class Unusable(Exception):
@@ -80,7 +81,7 @@ def read_source(path: Path) -> Iterator[Row]:
     names = path.suffixes
     if ".jsonl" in names:
         lines = enumerate(text.split("\n"), start=1)
-        yield from (Row(path, number, _object(line, path, number)) for number, line in lines if line.strip())
+        yield from (Row(path, number, json_object(line, f"{path}:{number}")) for number, line in lines if line.strip())
     elif ".csv" in names:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         for values in reader:
@@ -112,13 +113,3 @@ def _json(text: str, path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
-
-
-def _object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-    return row

@@ -1,7 +1,6 @@
 """Strengths of the n responses of one prompt from comparisons with ties, and what they say of each pair."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -50,15 +49,6 @@ def fit_strengths(n: int, comparisons: Sequence[Comparison], weights: Sequence[f
         if longest < CONVERGED:
             break
     return Strengths(parameters[:n], float(np.exp(parameters[n])), _probabilities(parameters)[0])
-
-
-def ranking_comparisons(groups: Sequence[Sequence[int]]) -> list[Comparison]:
-    """The comparisons that a ranking makes: groups of responses, best first, those of one group tied.
-
-    A ranking of k responses is k (k - 1) / 2 comparisons, though they are one judgment.
-    """
-    place = [(index, rank) for rank, group in enumerate(groups) for index in group]
-    return [(i, j, float(rank_i < rank_j)) for (i, rank_i), (j, rank_j) in combinations(place, 2)]
 
 
 def _newton_step(parameters: np.ndarray, wins: np.ndarray, ties: np.ndarray) -> np.ndarray:

@@ -1,15 +1,17 @@
 """Gold pairs are judged, the judges measured, and the ensemble that gold recommends written with its confidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from rlaif.engines import EngineConfig
 from rlaif.engines.base import Engine
+from rlaif.errors import DataError, QualityGateError
 from rlaif.gold.records import GoldPair, responses_of
-from rlaif.judges.bench import gold_sample
+from rlaif.judges.bench import gold_sample, longest
 from rlaif.judges.calibrate import (
     Choice,
     GoldLabels,
@@ -21,12 +23,12 @@ from rlaif.judges.calibrate import (
     measure,
 )
 from rlaif.judges.confidence import ConfidenceMap
-from rlaif.judges.config import StopRule
+from rlaif.judges.config import StopRule, load_judge_file
 from rlaif.judges.ensemble import Ensemble, load_ensemble
 from rlaif.judges.judge import LLMJudge, ProgramJudge
 from rlaif.judges.run import judge
 from rlaif.judges.stopping import VOTE_MARGIN
-from rlaif.records import write_text
+from rlaif.records import refuse_same_file, write_text
 from rlaif.types import Verdict
 
 SIDES = {1: 1, 2: -1, "tie": 0}
@@ -34,14 +36,25 @@ SIDES = {1: 1, 2: -1, "tie": 0}
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` found, and wrote."""
+    """What `calibrate` found."""
 
     measures: list[JudgeMeasures]
     choice: Choice
     alpha: float | None
     """Krippendorff's, of all judges."""
-    confidence: ConfidenceMap
-    output: Path
+    confidence: ConfidenceMap | None
+    """None where too few verdicts pass the gate."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for scripts."""
+        return {
+            "chosen": self.choice.strategy.name,
+            "weights": self.choice.weights,
+            "cross-validated": {name: value._asdict() for name, value in self.choice.accuracies.items()},
+            "alpha": self.alpha,
+            "confidence": self.confidence and self.confidence.model_dump(mode="json"),
+            "judges": [{**asdict(each), "accuracy": each.accuracy._asdict()} for each in self.measures],
+        }
 
 
 def calibrate(
@@ -64,9 +77,10 @@ def calibrate(
     confidence is fitted on verdicts by that rule with a margin above the gate: for the rule `all` with weights that have not
     seen the label, else with the weights that are written (of one number per judge, so hardly fitted to single labels).
     output: the ensemble's YAML file; votes are kept in <output>.d and never asked twice. Raises DataError for fewer than 50
-    labels or labels of one side only.
+    labels or labels of one side only, QualityGateError (with what was found) if too few verdicts pass the gate for a fit.
     """
     path = Path(output)
+    refuse_same_file(load_judge_file(judge_name)[1], path)
     pairs = gold_sample(gold, limit, seed)
     ensemble = load_ensemble(
         judge_name, votes=votes, models=tuple(models), comparisons="models", stop=stop, stop_probability=stop_probability,
@@ -87,26 +101,21 @@ def calibrate(
             output=kept, **common,  # type: ignore[arg-type]
         )  # fmt: skip
         margins = [verdict.margin for verdict in in_gold_order(pairs, again.verdicts)]
-    confidence = fit_selected(
-        margins,
-        [True] * len(pairs),
-        labels,
-        min_margin=gate,
-        stopping_rule=str(ensemble.stopping),
-        votes=ensemble.votes,
-    )
-    write_ensemble(path, ensemble, choice, confidence)
     alpha, _ = agreement_between(records)
-    return Calibration([measure(record, labels) for record in records], choice, alpha, confidence, path)
+    found = Calibration([measure(record, labels) for record in records], choice, alpha, None)
+    try:
+        confidence = fit_selected(
+            margins, [True] * len(pairs), labels, min_margin=gate, stopping_rule=str(ensemble.stopping), votes=ensemble.votes
+        )  # fmt: skip
+    except DataError as error:
+        raise QualityGateError(f"{error}. {path} is written without a confidence", found) from None
+    write_ensemble(path, ensemble, choice, confidence)
+    return replace(found, confidence=confidence)
 
 
 def gold_labels(pairs: Sequence[GoldPair], name: str) -> GoldLabels:
     """The labels as numbers, and which response is longer."""
-    longer = tuple(
-        (len(first.text) > len(second.text)) - (len(first.text) < len(second.text))
-        for first, second in (responses_of([pair]) for pair in pairs)
-    )
-    return GoldLabels(name, tuple(SIDES[pair.gold] for pair in pairs), longer)
+    return GoldLabels(name, tuple(SIDES[pair.gold] for pair in pairs), tuple(SIDES[longest(pair)] for pair in pairs))
 
 
 def in_gold_order(pairs: Sequence[GoldPair], verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rlaif import resources
 from rlaif.engines import EngineConfig
 from rlaif.errors import ConfigError
 from rlaif.judges.confidence import ConfidenceMap
@@ -18,6 +19,7 @@ from rlaif.judges.config import (
 )
 from rlaif.judges.judge import LLMJudge, ProgramJudge
 from rlaif.judges.stopping import VOTE_MARGIN, Stopping
+from rlaif.progress import say
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,26 @@ def load_ensemble(
     llms = _distinct_names(str(path), llms, {program.name for program in programs})
     _check_deciders(str(path), programs, llms, comparisons)
     stopping = _stopping(config, stop, stop_probability, gates)
-    return Ensemble(
-        config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping, config.calibration
-    )
+    loaded = Ensemble(config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping)
+    return replace(loaded, calibration=_calibration(config, loaded, bool(models)))
+
+
+def _calibration(config: EnsembleConfig, loaded: Ensemble, other_models: bool) -> ConfidenceMap | None:
+    """The ensemble's map to a confidence, if it judges as it did when that was fitted; else None, and why is said."""
+    fitted = config.calibration
+    if fitted is None:
+        return None
+    why = ""
+    if other_models:
+        why = "it was calibrated with the models in its file"
+    elif (str(loaded.stopping), loaded.votes) != (fitted.stopping_rule, fitted.votes):
+        why = (
+            f"it was calibrated for '{fitted.stopping_rule}' with {fitted.votes} votes, and judges by '{loaded.stopping}' "
+            f"with {loaded.votes}"
+        )
+    if why:
+        say(f"{config.name}: verdicts get no confidence: {why}; judge alike, or calibrate again")
+    return None if why else fitted
 
 
 def _stopping(
@@ -116,7 +135,7 @@ def _load_member(
         )
     name = member.name or config.name
     if isinstance(config, ProgramConfig):
-        return ProgramJudge(name, config, member.weight, str(path.resolve()))
+        return ProgramJudge(name, config, member.weight, resources.name_of("judges", path))
     templates = load_templates(config, path)
     own = member.engine or config.engine
     engines = models or ((own,) if own is not None else ())
@@ -134,7 +153,7 @@ def _load_member(
             weight=member.weight,
             votes=member.votes or votes,
             cost=member.cost,
-            source=str(path.resolve()),
+            source=resources.name_of("judges", path),
         )
         for engine in engines
     ]

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +18,18 @@ from rlaif.records import RecordWriter, disk_errors, keep_old
 from rlaif.types import Judgment
 
 COMMIT_EVERY = 1000
+
+
+@contextmanager
+def index_errors(path: Path | None) -> Iterator[None]:
+    """Turns what the database of an index fails with, such as a full disk or another run that writes it, into one DataError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        where = f"{path}.d" if path is not None else "the temporary folder"
+        raise DataError(
+            f"{where}: {error}; what was answered is kept: make room, or let the other run end, and run the same command again"
+        ) from None
 
 
 class Journal:
@@ -42,8 +54,8 @@ class Journal:
         self._exits.callback(self._rows.close)
         self._catch_up(path)
         self._rows.execute(
-            "CREATE TEMP TABLE box (item TEXT, judge TEXT, vote INTEGER, part INTEGER, place INTEGER, "
-            "PRIMARY KEY (item, judge, vote, part)) WITHOUT ROWID"
+            "CREATE TEMP TABLE box (item TEXT, judge TEXT, vote INTEGER, place INTEGER, "
+            "PRIMARY KEY (item, judge, vote)) WITHOUT ROWID"
         )
         self._before = self._end
         self._uncommitted = 0
@@ -70,20 +82,18 @@ class Journal:
         if self._uncommitted >= COMMIT_EVERY:
             self._commit()
 
-    def count(self, item: str, vote: int, part: int, judgment: Judgment) -> None:
+    def count(self, item: str, vote: int, judgment: Judgment) -> None:
         """Notes that a judgment is a vote on an item in this run."""
         (place,) = self._rows.execute("SELECT place FROM judgments WHERE id = ?", (judgment.id,)).fetchone()
-        self._rows.execute(
-            "INSERT OR REPLACE INTO box VALUES (?, ?, ?, ?, ?)", (item, judgment.judge, vote, part, place)
-        )
+        self._rows.execute("INSERT OR REPLACE INTO box VALUES (?, ?, ?, ?)", (item, judgment.judge, vote, place))
         self.reused += place < self._before
 
-    def votes(self, item: str) -> dict[str, dict[tuple[int, int], Judgment]]:
-        """The judgments counted for an item in this run: by judge, then by (vote, part)."""
-        found: dict[str, dict[tuple[int, int], Judgment]] = {}
-        rows = self._rows.execute("SELECT judge, vote, part, place FROM box WHERE item = ?", (item,)).fetchall()
-        for judge, vote, part, place in rows:
-            found.setdefault(judge, {})[vote, part] = self._read(place)
+    def votes(self, item: str) -> dict[str, dict[int, Judgment]]:
+        """The judgments counted for an item in this run: by judge, then by vote."""
+        found: dict[str, dict[int, Judgment]] = {}
+        rows = self._rows.execute("SELECT judge, vote, place FROM box WHERE item = ?", (item,)).fetchall()
+        for judge, vote, place in rows:
+            found.setdefault(judge, {})[vote] = self._read(place)
         return found
 
     def close(self) -> None:

@@ -10,7 +10,15 @@ from rlaif.engines.base import Completion, Request, Sample
 from rlaif.judges.config import PairwiseConfig, PointwiseConfig, ProgramConfig
 from rlaif.judges.defences import defended, own_control_tokens
 from rlaif.judges.programs import Finding, examine
-from rlaif.judges.reading import normalise, outcome_of, parts_of, read, repair_messages, should_repair
+from rlaif.judges.reading import (
+    normalise,
+    outcome_of,
+    parts_of,
+    read,
+    repair_messages,
+    should_repair,
+    verdict_syntax,
+)
 from rlaif.prompts import Template, conversation_text
 from rlaif.types import (
     Judgment,
@@ -63,10 +71,6 @@ class LLMJudge:
     @property
     def is_pairwise(self) -> bool:
         return isinstance(self.config, PairwiseConfig)
-
-    def parts(self, item: Item) -> int:
-        """How many questions one vote on an item is made of."""
-        return 1
 
     def template(self, vote: int) -> Template:
         """What a vote is asked with: every order with the first variant, then every order with the next."""
@@ -174,10 +178,17 @@ def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, 
         reason=reason,
         probabilities=probabilities,
         parts=parts,
+        flags=_flags(judge, shown),
         latency_seconds=completion.latency_seconds,
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=sample.completion_tokens,
     )
+
+
+def _flags(judge: LLMJudge, shown: tuple[Response, ...]) -> tuple[str, ...]:
+    """The shown responses that hold what looks like a verdict of this judge: it may take it for its own."""
+    own = [judge.config.reader]
+    return tuple(f"verdict-syntax:{response.id}" for response in shown if verdict_syntax(response.text, own))
 
 
 def program_judgment(judge: ProgramJudge, item: Item) -> Judgment:
@@ -196,7 +207,7 @@ def program_judgment(judge: ProgramJudge, item: Item) -> Judgment:
         shown=(response.id,),
         raw=_program_raw(judge, findings),
         outcome=(outcome := _program_outcome(judge.config, list(values.values()))),
-        reason=None if outcome is not None else "unparsed",
+        reason=None if outcome is not None else "undecided",
         parts={name: None if value is None else float(value) for name, value in values.items()},
     )
 

@@ -12,7 +12,7 @@ from rlaif.judges.ensemble import Ensemble, load_ensemble
 from rlaif.judges.judge import Item, LLMJudge, judge_request
 from rlaif.judges.responses import Responses, open_responses
 from rlaif.judges.stopping import VOTE_MARGIN
-from rlaif.judges.vote import Ballot, planned_votes
+from rlaif.judges.vote import planned_votes
 from rlaif.types import Response
 
 
@@ -63,17 +63,13 @@ def judge_plan(
 
 def _count(count: Count, llm: LLMJudge, items: Sequence[Item]) -> None:
     for item in items:
-        for ballot in _ballots(llm, item):
-            messages = judge_request(ballot.judge, ballot.item, ballot.vote, None).messages
+        for vote in range(planned_votes(llm, {})):
+            messages = judge_request(llm, item, vote, None).messages
             count.votes += 1
             count.characters += sum(len(message.content) for message in messages)
             if not count.example:
                 turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
                 count.example = f"--- {llm.name} asks {llm.engine.model} ---\n{turns}"
-
-
-def _ballots(llm: LLMJudge, item: Item) -> list[Ballot]:
-    return [Ballot(llm, item, vote, part) for vote in range(planned_votes(llm, {})) for part in range(llm.parts(item))]
 
 
 def _items(ensemble: Ensemble, rows: Responses) -> Iterator[tuple[list[Item], list[Item]]]:

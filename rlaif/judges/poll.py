@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rlaif.judges.config import Aggregate
 from rlaif.judges.judge import Item, LLMJudge
 from rlaif.judges.stopping import Seat, Stopping
-from rlaif.judges.vote import Ballot, Place, distinct_votes, order_of, pairwise_seat, planned_votes
+from rlaif.judges.vote import Ballot, distinct_votes, order_of, pairwise_seat, planned_votes
 from rlaif.types import Judgment
 
 
@@ -16,40 +16,33 @@ class Poll:
 
     item: Item
     judges: Sequence[LLMJudge]
-    votes: dict[str, dict[Place, Judgment]]
+    votes: dict[str, dict[int, Judgment]]
     """Counted judgments by judge name, those of other waves included."""
-    gone: set[tuple[str, Place]] = field(default_factory=set)
+    gone: set[tuple[str, int]] = field(default_factory=set)
     """Votes that could not be asked."""
     waiting: int = 0
     """Questions that are asked and not yet answered."""
-    _asked: set[tuple[str, Place]] = field(default_factory=set)
+    _asked: set[tuple[str, int]] = field(default_factory=set)
 
     def open_ballots(self, judge: LLMJudge) -> list[Ballot]:
         """The judge's ballots that were not asked yet, as far as it is known whether they will be."""
         votes = self.votes.get(judge.name, {})
-        planned = planned_votes(judge, votes)
-        distinct = distinct_votes(judge)
-        if planned > distinct and any((judge.name, (vote, 0)) not in self._answered for vote in range(distinct)):
+        planned, distinct = planned_votes(judge, votes), distinct_votes(judge)
+        gone = _gone(self, judge)
+        if planned > distinct and any(vote not in votes and vote not in gone for vote in range(distinct)):
             planned = distinct  # its answers to these tell whether it would repeat itself
-        ballots = [
-            Ballot(judge, self.item, vote, part) for vote in range(planned) for part in range(judge.parts(self.item))
-        ]
-        return [ballot for ballot in ballots if (judge.name, ballot.place) not in self._asked]
-
-    @property
-    def _answered(self) -> set[tuple[str, Place]]:
-        return {(judge, place) for judge, votes in self.votes.items() for place in votes} | self.gone
+        return [Ballot(judge, self.item, vote) for vote in range(planned) if (judge.name, vote) not in self._asked]
 
     def take(self, ballots: Sequence[Ballot]) -> None:
         """Notes that these are asked now."""
-        self._asked.update((ballot.judge.name, ballot.place) for ballot in ballots)
+        self._asked.update((ballot.judge.name, ballot.vote) for ballot in ballots)
 
     def count(self, ballot: Ballot, judgment: Judgment) -> None:
-        self.votes.setdefault(ballot.judge.name, {})[ballot.place] = judgment
+        self.votes.setdefault(ballot.judge.name, {})[ballot.vote] = judgment
 
     def lose(self, ballot: Ballot) -> None:
         """Notes that a vote could not be asked."""
-        self.gone.add((ballot.judge.name, ballot.place))
+        self.gone.add((ballot.judge.name, ballot.vote))
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,8 @@ def next_ballots(poll: Poll, decision: Decision | None, fixed: Sequence[Seat] = 
 
     decision: None for responses that are judged by themselves, which are asked everything. fixed: the seats of judges that
     scored the responses before. Judges without weight decide nothing and are there to be measured, so they are asked all.
+    A vote in one order is followed by the one in the other before anything stops: else the size of a margin, by which pairs
+    are ranked, would hang on who was shown first.
     """
     open_ballots = {judge.name: poll.open_ballots(judge) for judge in poll.judges}
     if decision is None:
@@ -78,12 +73,14 @@ def next_ballots(poll: Poll, decision: Decision | None, fixed: Sequence[Seat] = 
     deciding = [ballot for judge in poll.judges if judge.weight for ballot in open_ballots[judge.name]]
     queue = [(number[ballot.judge.name], order_of(poll.item, ballot.vote)) for ballot in deciding]
     count = decision.stopping.votes_at_once([*seats, *fixed], queue, decision.aggregate)
+    if 0 < count < len(deciding) and deciding[count].judge is deciding[count - 1].judge and deciding[count].vote % 2:
+        count += 1
     measured = [ballot for judge in poll.judges if not judge.weight for ballot in open_ballots[judge.name]]
     return [*deciding[:count], *measured]
 
 
-def _gone(poll: Poll, judge: LLMJudge) -> set[Place]:
-    return {place for name, place in poll.gone if name == judge.name}
+def _gone(poll: Poll, judge: LLMJudge) -> set[int]:
+    return {vote for name, vote in poll.gone if name == judge.name}
 
 
 def waves(judges: Sequence[LLMJudge]) -> Iterator[list[LLMJudge]]:

@@ -10,7 +10,7 @@ from rlaif.errors import QualityGateError
 from rlaif.generation import write_notes
 from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import load_ensemble
-from rlaif.judges.journal import Journal
+from rlaif.judges.journal import Journal, index_errors
 from rlaif.judges.responses import open_responses
 from rlaif.judges.session import Session
 from rlaif.judges.stats import JudgeStats
@@ -72,7 +72,7 @@ def judge(
         refuse_same_file(responses, output)
     rows = open_responses(responses)
     path = Path(output) if output is not None else None
-    with Journal(_journal_path(path), overwrite=overwrite) as journal:
+    with index_errors(path), Journal(_journal_path(path), overwrite=overwrite) as journal:
         session = Session(ensemble, rows, journal, engines or {})
         session.ask()
         verdicts: Sequence[Verdict]
@@ -88,17 +88,22 @@ def judge(
         write_notes(path, "skipped.jsonl", result.skipped)
         write_notes(path, "failed.jsonl", result.failures)
     for stats in result.judges:
-        _tell_unasked(stats)
+        _tell(stats)
     _check_quality(result, max_unparsed)
     return result
 
 
-def _tell_unasked(stats: JudgeStats) -> None:
-    """Says so when fewer votes were asked than the user wanted."""
+def _tell(stats: JudgeStats) -> None:
+    """Says when fewer votes were asked than the user wanted, and when responses look like verdicts."""
     if stats.repeats:
         say(
             f"{stats.judge}: {stats.repeats} votes not asked: at temperature 0, or where log-probs are read, a judge repeats "
             "itself after one vote per order; give it variants of its prompt for more"
+        )
+    if stats.flagged:
+        say(
+            f"{stats.judge}: {stats.flagged} votes are on responses that hold what looks like its verdict (`flags` in the "
+            "judgments names them); rlaif probe tells whether it falls for that"
         )
     if stats.settled:
         say(f"{stats.judge}: {stats.settled} votes not asked: the verdicts were settled before")

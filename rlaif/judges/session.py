@@ -1,11 +1,11 @@
 """One run of an ensemble over responses: programs first, then the judges that score, then those that compare."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rlaif.engines import make_engine
-from rlaif.engines.base import Completion, Engine, Request
+from rlaif.engines.base import Engine
 from rlaif.judges.aggregate import (
     ensemble_margin,
     ensemble_score,
@@ -15,23 +15,16 @@ from rlaif.judges.aggregate import (
 )
 from rlaif.judges.bradley_terry import fit_strengths
 from rlaif.judges.compare import comparisons_of
+from rlaif.judges.desk import Desk
 from rlaif.judges.ensemble import Ensemble
 from rlaif.judges.feed import Feed
 from rlaif.judges.journal import Journal
-from rlaif.judges.judge import (
-    Item,
-    LLMJudge,
-    judge_request,
-    program_judgment,
-    read_judgment,
-    repair_request,
-    repaired_judgment,
-)
-from rlaif.judges.poll import Decision, Poll, next_ballots, waves
+from rlaif.judges.judge import Item, LLMJudge, program_judgment
+from rlaif.judges.poll import Decision, waves
 from rlaif.judges.responses import Responses
 from rlaif.judges.stats import JudgeStats
 from rlaif.judges.stopping import Seat
-from rlaif.judges.vote import Ballot, fixed_seat, planned_votes
+from rlaif.judges.vote import fixed_seat, planned_votes
 from rlaif.progress import progress, say
 from rlaif.types import JudgeTally, Judgment, Response, Score, Verdict, content_hash
 
@@ -49,15 +42,6 @@ class Session:
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        calibration = self.ensemble.calibration
-        made = (str(self.ensemble.stopping), self.ensemble.votes)
-        self._confidence = calibration
-        if calibration is not None and made != (calibration.stopping_rule, calibration.votes):
-            self._confidence = None
-            say(
-                f"{self.ensemble.name}: no confidence: it was calibrated for '{calibration.stopping_rule}' with "
-                f"{calibration.votes} votes, and judges now by '{made[0]}' with {made[1]}; judge alike, or calibrate again"
-            )
         for program in self.ensemble.programs:
             self.stats[program.name] = JudgeStats(program.name, "program", program.weight)
         for judge in (*self.ensemble.pointwise, *self.ensemble.pairwise):
@@ -84,14 +68,14 @@ class Session:
                 judgment = program_judgment(program, item)
                 if self.journal.get(judgment.id) is None:
                     self.journal.add(judgment)
-                self._count(item, 0, 0, judgment)
+                self._count(item, 0, judgment)
 
     async def _ask(
         self, wave: list[LLMJudge], items: Callable[[], Iterator[Item]], count: int, decision: Decision | None
     ) -> None:
         """Asks one wave, whose judges share an engine. The engine opens only if there is something to ask."""
         engine = self.engines.get(wave[0].name) or make_engine(wave[0].engine)
-        desk = Desk(self, engine, decision)
+        desk = Desk(engine, self.journal, decision, self._count, self._lose, self._scored_seats)
         feed = Feed(desk.requests(wave, items()))
         if not feed:
             return
@@ -105,12 +89,13 @@ class Session:
                 for notice in engine.notices:
                     say(f"{engine.model}: {notice}")
 
-    def count_vote(self, ballot: Ballot, judgment: Judgment) -> None:
-        self._count(ballot.item, ballot.vote, ballot.part, judgment)
-
-    def _count(self, item: Item, vote: int, part: int, judgment: Judgment) -> None:
-        self.journal.count(item.id, vote, part, judgment)
+    def _count(self, item: Item, vote: int, judgment: Judgment) -> None:
+        self.journal.count(item.id, vote, judgment)
         self.stats[judgment.judge].count_vote(judgment)
+
+    def _lose(self, failure: dict[str, str]) -> None:
+        self.stats[failure["judge"]].failed += 1
+        self.failures.append(failure)
 
     # What is judged
 
@@ -171,7 +156,7 @@ class Session:
         fitted = fit_strengths(len(place), known).margins
         return [None if margin is None else float(fitted[i, j]) for (i, j), margin in zip(pairs, margins, strict=True)]
 
-    def scored_seats(self, item: Item) -> list[Seat]:
+    def _scored_seats(self, item: Item) -> list[Seat]:
         """What the judges that scored both responses of a comparison say of it."""
         return [fixed_seat(tally.weight, tally.margin) for tally in self._scored_tallies(_singly(item))]
 
@@ -204,13 +189,14 @@ class Session:
         return tallies
 
     def _verdict(self, item: Item, tallies: list[JudgeTally], margin: float | None, outcome: object) -> Verdict:
+        calibration = self.ensemble.calibration
         return Verdict.model_validate(
             {
                 "id": content_hash(item.id, self.ensemble.name, [tally.judgments for tally in tallies]),
                 "responses": item.responses,
                 "outcome": outcome,
                 "margin": margin,
-                "confidence": self._confidence.confidence(margin) if self._confidence and margin else None,
+                "confidence": calibration.confidence(margin) if calibration and margin else None,
                 "ensemble": self.ensemble.name,
                 "votes_planned": sum(tally.asked if tally.planned is None else tally.planned for tally in tallies),
                 "votes_asked": sum(tally.asked for tally in tallies),
@@ -228,103 +214,5 @@ class Session:
         return verdict
 
 
-@dataclass
-class Desk:
-    """Where one wave's questions go out and its answers come in."""
-
-    session: Session
-    engine: Engine
-    decision: Decision | None
-    _finished: int = 0
-    _out: dict[str, "Question"] = field(default_factory=dict)
-
-    def take_finished(self) -> int:
-        """How many items are through since this was last asked."""
-        finished, self._finished = self._finished, 0
-        return finished
-
-    def requests(self, wave: Sequence[LLMJudge], items: Iterable[Item]) -> Iterator[Request]:
-        """The first questions of each item; items are taken only as the engine has room."""
-        for item in items:
-            votes = self.session.journal.votes(item.id) if self.decision is not None else {}
-            yield from self._next(Poll(item, wave, votes))
-
-    def answered(self, completion: Completion) -> list[Request]:
-        """Takes an answer in, and gives back what is asked because of it."""
-        question = self._out.pop(completion.key)
-        poll, ballot = question.poll, question.ballot
-        if completion.failure is not None:
-            poll.lose(ballot)
-            self.session.stats[ballot.judge.name].failed += 1
-            self.session.failures.append(_failure(ballot, completion))
-        else:
-            judgment = self._read(question, completion)
-            self.session.journal.add(judgment)
-            if (repair := self._repair(question, judgment)) is not None:
-                return [repair]
-        poll.waiting -= 1
-        return [] if poll.waiting else list(self._next(poll))
-
-    def _read(self, question: "Question", completion: Completion) -> Judgment:
-        ballot = question.ballot
-        if question.unread is not None:
-            return repaired_judgment(ballot.judge, ballot.item, question.unread, completion)
-        return read_judgment(ballot.judge, ballot.item, ballot.vote, self.engine.endpoint, completion)
-
-    def _next(self, poll: Poll) -> Iterator[Request]:
-        """What is asked now. Answers that are in the journal are taken from there, until something has to be asked."""
-        fixed = self.session.scored_seats(poll.item) if self.decision is not None else ()
-        while ballots := next_ballots(poll, self.decision, fixed):
-            poll.take(ballots)
-            missing = [request for ballot in ballots if (request := self._missing(poll, ballot)) is not None]
-            if missing:
-                poll.waiting = len(missing)
-                yield from missing
-                return
-        self._finished += 1
-
-    def _missing(self, poll: Poll, ballot: Ballot) -> Request | None:
-        request = judge_request(ballot.judge, ballot.item, ballot.vote, self.engine.endpoint)
-        question = Question(poll, ballot, request)
-        known = self.session.journal.get(request.key)
-        if known is not None:
-            return self._repair(question, known)
-        self._out[request.key] = question
-        return request
-
-    def _repair(self, question: "Question", judgment: Judgment) -> Request | None:
-        """Counts a vote, unless it could not be read and its one further question is still to be asked: that question."""
-        ballot = question.ballot
-        repair = None if question.unread is not None else repair_request(ballot.judge, question.request, judgment)
-        if repair is not None and (repaired := self.session.journal.get(repair.key)) is None:
-            self._out[repair.key] = replace(question, request=repair, unread=judgment)
-            return repair
-        if repair is not None and repaired is not None:
-            judgment = repaired
-        question.poll.count(ballot, judgment)
-        self.session.count_vote(ballot, judgment)
-        return None
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request that is out."""
-
-    poll: Poll
-    ballot: Ballot
-    request: Request
-    unread: Judgment | None = None
-    """For a repair: the judgment whose answer could not be read."""
-
-
 def _singly(item: Item) -> tuple[Item, ...]:
     return tuple(Item((response,)) for response in item.responses)
-
-
-def _failure(ballot: Ballot, completion: Completion) -> dict[str, str]:
-    return {
-        "judge": ballot.judge.name,
-        "comparison_id": ballot.item.id,
-        "reason": completion.failure or "",
-        "detail": completion.detail,
-    }

@@ -24,6 +24,8 @@ class JudgeStats:
     asked: int = 0
     counted: int = 0
     unparsed: int = 0
+    flagged: int = 0
+    """Votes on a response that holds what looks like a verdict of this judge."""
     first_picks: int = 0
     decided: int = 0
     both_orders: int = 0
@@ -62,6 +64,7 @@ class JudgeStats:
         self.asked += 1
         self.counted += judgment.outcome is not None
         self.unparsed += judgment.outcome is None
+        self.flagged += bool(judgment.flags)
         if isinstance(judgment.outcome, Preferred):
             self.decided += 1
             self.first_picks += judgment.outcome.response_id == judgment.shown[0]

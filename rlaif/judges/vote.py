@@ -8,25 +8,17 @@ from rlaif.judges.judge import Item, LLMJudge, shown_order
 from rlaif.judges.stopping import Order, Seat
 from rlaif.types import Judgment
 
-Place = tuple[int, int]
-"""Which vote, and which part of it: an aspect or checklist item; 0 for judges that ask one question."""
-
-Votes = Mapping[Place, Judgment]
-"""The votes of one judge on one item."""
+Votes = Mapping[int, Judgment]
+"""The votes of one judge on one item, by index."""
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """One question of one vote to ask."""
+    """One vote to ask."""
 
     judge: LLMJudge
     item: Item
     vote: int
-    part: int = 0
-
-    @property
-    def place(self) -> Place:
-        return self.vote, self.part
 
 
 def orders(judge: LLMJudge) -> int:
@@ -48,22 +40,22 @@ def planned_votes(judge: LLMJudge, votes: Votes) -> int:
     distinct = distinct_votes(judge)
     if judge.votes <= distinct:
         return judge.votes
-    first = [votes.get((vote, 0)) for vote in range(distinct)]
+    first = [votes.get(vote) for vote in range(distinct)]
     repeats = judge.config.temperature == 0 or all(
         judgment is not None and judgment.probabilities is not None for judgment in first
     )
     return distinct if repeats else judge.votes
 
 
-def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[Place]) -> Seat:
+def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[int]) -> Seat:
     """A pairwise judge's say on a comparison. gone: votes that could not be asked in this run."""
     first, second = (response.id for response in item.responses)
     totals, counted, left = [0.0, 0.0], [0, 0], [0, 0]
     for vote in range(planned_votes(judge, votes)):
         order = order_of(item, vote)
-        judgment = votes.get((vote, 0))
+        judgment = votes.get(vote)
         if judgment is None:
-            left[order] += (vote, 0) not in gone
+            left[order] += vote not in gone
         elif (margin := vote_margin(judgment, first, second)) is not None:
             totals[order] += margin
             counted[order] += 1

@@ -70,12 +70,12 @@ def evaluation_rows(evaluation: Evaluation) -> list[list[str]]:
             _number(base.mean_tokens, 1),
             f"{_number(policy.mean_tokens, 1)} (x {_number(evaluation.length_ratio, 2)})",
         ],
-        ["ended by itself", _percent(base.finished), _percent(policy.finished)],
+        ["ended by itself", percent(base.finished), percent(policy.finished)],
         [
             "distinct 1-grams / 2-grams",
             *(f"{_number(m.distinct_1, 2)} / {_number(m.distinct_2, 2)}" for m in (base, policy)),
         ],
-        ["distinct answers", _percent(base.distinct_answers), _percent(policy.distinct_answers)],
+        ["distinct answers", percent(base.distinct_answers), percent(policy.distinct_answers)],
         ["relevance, nats per token", _number(base.relevance, 2), _number(policy.relevance, 2)],
     ]
 
@@ -89,5 +89,6 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share in percent, '-' for none."""
+    return "-" if value is None else f"{value:.{digits}%}"

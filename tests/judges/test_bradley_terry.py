@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import DataError
-from rlaif.judges.bradley_terry import STRENGTH_SD, TIE_SD, Comparison, fit_strengths, ranking_comparisons
+from rlaif.judges.bradley_terry import STRENGTH_SD, TIE_SD, Comparison, fit_strengths
 
 N = 5
 PAIR = st.tuples(st.integers(0, N - 1), st.integers(0, N - 1)).filter(lambda pair: pair[0] != pair[1])
@@ -109,13 +109,6 @@ def test_a_cycle_is_a_tie() -> None:
 def test_weights_count_like_repetitions() -> None:
     once = fit_strengths(2, [(0, 1, 0.6)], [3.0])
     assert once.strengths == pytest.approx(fit_strengths(2, [(0, 1, 0.6)] * 3).strengths)
-
-
-def test_a_ranking_becomes_its_pairs() -> None:
-    assert ranking_comparisons([[2], [0, 1]]) == [(2, 0, 1.0), (2, 1, 1.0), (0, 1, 0.0)]
-    strengths = fit_strengths(4, ranking_comparisons([[2], [0, 1], [3]])).strengths
-    assert strengths[0] == pytest.approx(strengths[1])
-    assert strengths[2] > strengths[0] > strengths[3]
 
 
 @pytest.mark.parametrize("wrong", [(0, 0, 1.0), (0, 3, 1.0), (-1, 0, 1.0), (0, 1, 1.5), (0, 1, math.nan)])

@@ -8,10 +8,11 @@ import pytest
 from rlaif import EngineConfig, judge
 from rlaif.engines.base import Request
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.errors import DataError
-from rlaif.gold.records import read_gold, responses_of
-from rlaif.judges.calibration import calibrate
-from rlaif.types import content_hash
+from rlaif.errors import DataError, QualityGateError
+from rlaif.gold.records import GoldPair, read_gold, responses_of
+from rlaif.judges.calibration import calibrate, gold_labels
+from rlaif.judges.ensemble import load_ensemble
+from rlaif.types import Message, content_hash
 
 PANEL = """kind: ensemble
 members:
@@ -75,7 +76,7 @@ def test_verdicts_made_otherwise_have_no_confidence(tmp_path: Path, capsys: pyte
         engines={"expert": says("expert"), "coin": says("coin")},
     )  # fmt: skip
     assert {verdict.confidence for verdict in judged.verdicts} == {None}
-    assert "no confidence" in capsys.readouterr().err
+    assert "verdicts get no confidence: it was calibrated for 'cannot-lose" in capsys.readouterr().err
 
 
 def test_too_few_labels_are_refused(tmp_path: Path) -> None:
@@ -91,3 +92,38 @@ def test_a_panel_of_models_from_the_command_line_is_written_with_its_models(tmp_
     text = (tmp_path / "chosen.yaml").read_text()
     assert "model: one" in text
     assert "api_key_env" not in text
+
+
+def test_a_calibrated_panel_with_other_models_has_no_confidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path)
+    assert load_ensemble(str(tmp_path / "chosen.yaml")).calibration is not None
+    assert load_ensemble(str(tmp_path / "chosen.yaml"), models=(EngineConfig(model="x"),)).calibration is None
+    assert "models in its file" in capsys.readouterr().err
+
+
+def test_the_judge_file_is_not_overwritten(tmp_path: Path) -> None:
+    gold = write_gold(tmp_path / "gold.jsonl", 60)
+    panel = tmp_path / "panel.yaml"
+    panel.write_text(PANEL)
+    with pytest.raises(DataError, match="both read and written"):
+        calibrate([gold], str(panel), panel)
+
+
+def test_the_longer_response_is_told_in_the_order_of_the_labels() -> None:
+    """A pair that was swapped for balance: response_1 is the longer and the better one, in whatever order it was published."""
+    pair = GoldPair(
+        id="x", messages=(Message(role="user", content="q"),), response_1="short", response_2="much longer", gold=2
+    )
+    for one in (pair, pair.swap()):
+        labels = gold_labels([one], "set")
+        assert labels.sides == labels.longer
+
+
+def test_what_was_measured_is_not_lost_where_no_confidence_can_be_fitted(tmp_path: Path) -> None:
+    with pytest.raises(QualityGateError, match="written without a confidence") as failed:
+        run(tmp_path, gate=0.9999999999)
+    assert [each.judge for each in failed.value.result.measures] == ["expert", "contrary", "coin"]
+    assert load_ensemble(str(tmp_path / "chosen.yaml")).calibration is None
+    assert "judge: helpful\n" in (tmp_path / "chosen.yaml").read_text()

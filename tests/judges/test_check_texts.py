@@ -100,7 +100,7 @@ def test_an_undecided_part_leaves_no_outcome_and_another_answer_is_another_judgm
 ) -> None:
     program = judge({"check": "words"}, {"check": "numeric", "metadata": "answer"})
     without = program_judgment(program, Item((make_response("7"),)))
-    assert (without.outcome, without.reason) == (None, "unparsed")
+    assert (without.outcome, without.reason) == (None, "undecided")
     assert without.parts == {"0:words": 1.0, "1:numeric": None}
     assert "the prompt's metadata has no 'answer'" in without.raw
     right = program_judgment(program, Item((make_response("7", metadata={"answer": 7}),)))

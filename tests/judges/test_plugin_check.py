@@ -94,7 +94,7 @@ def test_shares_and_what_is_none(
     install(site, "my-checks", "1.2")
     judgment = judge(tmp_path, make_response("x"), f"name: share, arguments: {{value: {value}}}", "mean")
     assert judgment.outcome == (None if score is None else Score(score=score))
-    assert judgment.reason == (None if score is not None else "unparsed")
+    assert judgment.reason == (None if score is not None else "undecided")
     assert judgment.parts == {"0:plugin:share": score}
 
 

@@ -27,7 +27,7 @@ from rlaif.judges.reading import (
     verdict_syntax,
     visible_text,
 )
-from rlaif.types import Message, Preferred, Ranking, Score, Tie
+from rlaif.types import Message, Preferred, Score, Tie
 
 AB = Offer(labels=("A", "B"))
 ABC = Offer(labels=("A", "B"), tie="C")
@@ -322,8 +322,6 @@ def test_what_a_meaning_says_of_the_shown_responses() -> None:
     assert outcome_of(Ratings((7.0, 7.05)), shown, (1, 10), tie_within=0.1) == Tie()
     assert outcome_of(Ratings((4.0, None)), shown, (1, 5)) is None
     assert outcome_of(Ratings((4.0,)), ("x",), (1, 5)) == Score(score=0.75)
-    ranking = outcome_of(Ratings((2.0, 5.0, 2.0)), ("x", "y", "z"), (1, 5))
-    assert ranking == Ranking(groups=(("y",), ("x", "z")))
     assert parts_of(Ratings((4.0, None)), shown) == {"x": 4.0, "y": None}
     assert parts_of(FIRST, shown) is None
 
@@ -375,8 +373,8 @@ def test_random_and_mutated_texts_never_crash_nor_give_what_was_not_offered(form
 
 @given(st.text(), st.sampled_from(all_readings()), st.booleans())
 def test_any_text_is_read_without_a_crash(text: str, reading, truncated: bool) -> None:  # type: ignore[no-untyped-def]
-    check_offered(text, *reading, truncated=truncated)
-    verdict_syntax(text)
+    assert check_offered(text, *reading, truncated=truncated) in (0, 1)
+    assert set(verdict_syntax(text)) <= set(FORMATS)
 
 
 LONG = (

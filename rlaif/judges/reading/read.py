@@ -1,13 +1,13 @@
 """A judge's answer to what it says, in a format and a mode; and what that means for the responses it was shown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rlaif.judges.reading import brackets, phrases, scores, several
 from rlaif.judges.reading.base import Choice, Format, FormatName, Found, Meaning, Mode, Offer, Ratings, Reading
 from rlaif.judges.reading.refusals import is_refusal
 from rlaif.judges.reading.thinking import visible_text
-from rlaif.types import NoOutcome, Outcome, Preferred, Ranking, Score, Tie
+from rlaif.types import NoOutcome, Outcome, Preferred, Score, Tie
 
 FORMATS: dict[FormatName, Format] = {
     form.name: form for form in (*brackets.FORMATS, *phrases.FORMATS, *scores.FORMATS, *several.FORMATS)
@@ -63,7 +63,7 @@ def outcome_of(
 ) -> Outcome | None:
     """What a meaning says of the shown responses (their ids, in the shown order); None if a rating is missing.
 
-    One rating is a score normalised by the scale; two are a preference of the higher; more are a ranking.
+    One rating is a score normalised by the scale; two are a preference of the higher.
     """
     if isinstance(meaning, Choice):
         if meaning.position is None:
@@ -75,18 +75,9 @@ def outcome_of(
     if len(shown) == 1:
         assert scale is not None, "a rating has a scale"
         return Score(score=normalise(values[0], scale))
-    if len(shown) == 2:
-        if abs(values[0] - values[1]) <= tie_within:
-            return Tie()
-        return Preferred(response_id=shown[values.index(max(values))])
-    return Ranking(groups=_groups(values, shown))
-
-
-def _groups(values: Sequence[float], shown: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        tuple(who for who, value in zip(shown, values, strict=True) if value == level)
-        for level in sorted(set(values), reverse=True)
-    )
+    if abs(values[0] - values[1]) <= tie_within:
+        return Tie()
+    return Preferred(response_id=shown[values.index(max(values))])
 
 
 def parts_of(meaning: Meaning, shown: Sequence[str]) -> dict[str, float | None] | None:
@@ -99,10 +90,10 @@ def normalise(score: float, scale: tuple[int, int]) -> float:
     return min(1.0, max(0.0, (score - scale[0]) / (scale[1] - scale[0])))
 
 
-def verdict_syntax(text: str) -> list[str]:
-    """The formats whose verdict syntax a response contains, sorted: '[[A]]', '[RESULT]', 'score: 10', 'Output (a)' ...
+def verdict_syntax(text: str, forms: Iterable[Format] = FORMATS.values()) -> list[str]:
+    """Which of the formats have their verdict syntax in a response, sorted: '[[A]]', '[RESULT]', 'score: 10', 'Output (a)' ...
 
-    A judge may mistake it for a verdict of its own. alpaca-eval and pandalm are never among them: their verdict, a letter
-    or a digit alone, can not be told from an ordinary answer.
+    A judge of that format may mistake it for a verdict of its own. alpaca-eval and pandalm are never among them: their
+    verdict, a letter or a digit alone, can not be told from an ordinary answer.
     """
-    return sorted(form.name for form in FORMATS.values() if form.syntax is not None and form.syntax.search(text))
+    return sorted(form.name for form in forms if form.syntax is not None and form.syntax.search(text))
