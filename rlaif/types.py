@@ -120,7 +120,14 @@ class Score(Record):
     score: float = Field(ge=0, le=1)
 
 
-Outcome = Annotated[Preferred | Tie | Score, Field(discriminator="kind")]
+class Ranking(Record):
+    """The judge ranks all shown responses, best first; those of one tier are equally good."""
+
+    kind: Literal["ranking"] = "ranking"
+    tiers: tuple[tuple[str, ...], ...] = Field(min_length=1, description="response ids")
+
+
+Outcome = Annotated[Preferred | Tie | Score | Ranking, Field(discriminator="kind")]
 NoOutcome = Literal["unparsed", "conflict", "refused", "truncated", "undecided"]
 
 
@@ -143,7 +150,11 @@ class Judgment(Record):
         default=None, description="of each response id, 'tie', or score value, when log-probs were read"
     )
     parts: dict[str, float | None] | None = Field(
-        default=None, description="what the outcome is made of: the rating of each response, or each check of a program"
+        default=None,
+        description="what the outcome is made of: the rating of each response, a program's checks, or a model's reward",
+    )
+    question: str | None = Field(
+        default=None, description="the criterion or checklist item that was asked, of a judge that asks several"
     )
     flags: tuple[str, ...] = Field(
         default=(),
@@ -164,6 +175,9 @@ class JudgeTally(Record):
     score: float | None = Field(default=None, description="mean score in [0, 1] of a pointwise judge of one response")
     scores: tuple[float | None, float | None] | None = Field(
         default=None, description="of a pointwise judge in a comparison: the scores of the two responses"
+    )
+    questions: dict[str, tuple[float | None, ...]] | None = Field(
+        default=None, description="of each criterion or checklist item: the score of each response, in [0, 1]"
     )
     planned: int | None = Field(default=None, description="votes without a stopping rule, of a judge that compares")
     asked: int

@@ -1,6 +1,7 @@
 """Every judge, template, preset, recipe and example that ships is loaded, and every template rendered."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 
 from rlaif import EngineConfig, resources
 from rlaif.inputs import read_prompts
-from rlaif.judges.ensemble import load_ensemble
-from rlaif.judges.judge import Item, judge_request
+from rlaif.judges.ensemble import compares, load_ensemble
+from rlaif.judges.judge import Item
+from rlaif.judges.request import judge_request
 from rlaif.recipes.config import load_recipe, recipe_plan
 from rlaif.records import read_records
 from rlaif.types import Judgment, PreferencePair, Response, Verdict
@@ -22,11 +24,11 @@ MODEL = (EngineConfig(model="m"),)
 def test_every_judge_loads_and_shows_what_it_judges(name: str, make_response: Callable[..., Response]) -> None:
     programs_only = "kind: program" in resources.find("judges", name).read_text()
     ensemble = load_ensemble(name, models=() if programs_only else MODEL)
-    known = {"reference": "the reference answer"}
+    known = {"reference": "the reference answer", "checklist": ["Is it short?"]}
     first = make_response("the first answer", index=0, metadata=known)
     second = make_response("the second answer", index=1, metadata=known)
     for llm in ensemble.llms:
-        item = Item((first, second) if llm.is_pairwise else (first,))
+        item = Item((first, second) if compares(llm) else (first,))
         text = judge_request(llm, item, 0, None).messages[-1].content
         assert all(response.text in text for response in item.responses)
         assert "question" in text
@@ -35,10 +37,9 @@ def test_every_judge_loads_and_shows_what_it_judges(name: str, make_response: Ca
 
 def test_every_template_belongs_to_a_judge() -> None:
     used = {
-        line.split(":", 1)[1].strip()
+        match[1]
         for name in resources.names("judges")
-        for line in resources.find("judges", name).read_text().splitlines()
-        if line.startswith("prompt:")
+        for match in re.finditer(r"(?m)^ *prompt: ([\w-]+)$", resources.find("judges", name).read_text())
     }
     assert used == set(resources.names("prompts"))
 
@@ -92,7 +93,7 @@ def test_the_examples_are_what_they_say() -> None:
     assert list(read_records(EXAMPLES / "judgments.jsonl", Judgment))
     assert list(read_records(EXAMPLES / "judged.jsonl", Verdict))
     assert list(read_records(EXAMPLES / "preferences.jsonl", PreferencePair))
-    assert load_ensemble(str(EXAMPLES / "my-panel.yaml")).llms[0].config.choices == ("A", "B", "C")
+    assert load_ensemble(str(EXAMPLES / "my-panel.yaml")).llms[0].config.offer(2).choices == ("A", "B", "C")
     config, path = load_recipe(str(EXAMPLES / "my-recipe.yaml"))
     assert recipe_plan(config, path.parent)["responses"] == 24
     for line in (EXAMPLES / "preferences.jsonl").read_text().splitlines():

@@ -104,8 +104,11 @@ def judge_command(
         result, failed = error.result, error
     told = {
         "verdicts": len(result.verdicts), "new votes": result.new_judgments, "votes already there": result.reused_judgments,
-        "failed votes": len(result.failures), "prompts without a comparison": len(result.skipped), "output": output,
+        "failed votes": len(result.failures), "prompts without a comparison": sum("judge" not in row for row in result.skipped),
+        "output": output,
     }  # fmt: skip
+    if left_out := sum("judge" in row for row in result.skipped):
+        told["left out by a judge"] = left_out
     if pairs is not None:
         made = make_pairs(result.verdicts, output=pairs)
         told |= {"preference pairs": len(made.pairs), "pairs": pairs}

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.judges.config import Aggregate
-from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Score, Tie
+from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Ranking, Score, Tie
 
 EQUAL = 1e-9
 """Margins nearer to zero than this are ties (rounding of probabilities)."""
@@ -68,14 +68,18 @@ def mean_score(votes: Sequence[Judgment]) -> float | None:
     return fmean(scores) if scores else None
 
 
-def pointwise_tally(judge: str, model: str, weight: float, votes: Sequence[Sequence[Judgment]]) -> JudgeTally:
-    """One pointwise judge on one response (its score) or on two (the difference of their scores is the margin)."""
-    scores = [mean_score(one) for one in votes]
+def pointwise_tally(
+    judge: str,
+    model: str,
+    weight: float,
+    votes: Sequence[Sequence[Judgment]],
+    scores: Sequence[float | None],
+    margin: float | None,
+    questions: dict[str, tuple[float | None, ...]] | None = None,
+) -> JudgeTally:
+    """One judge that scores, on one response or on the two of a comparison: its votes and its score of each."""
     every = [judgment for one in votes for judgment in one]
     counted = sum(judgment.outcome is not None for judgment in every)
-    margin = None
-    if len(scores) == 2 and scores[0] is not None and scores[1] is not None:
-        margin = scores[0] - scores[1]
     return JudgeTally(
         judge=judge,
         model=model,
@@ -83,11 +87,30 @@ def pointwise_tally(judge: str, model: str, weight: float, votes: Sequence[Seque
         margin=margin,
         score=scores[0] if len(scores) == 1 else None,
         scores=(scores[0], scores[1]) if len(scores) == 2 else None,
+        questions=questions,
         asked=len(every),
         counted=counted,
         unparsed=len(every) - counted,
         judgments=tuple(judgment.id for judgment in every),
     )
+
+
+def score_margin(scores: Sequence[float | None]) -> float | None:
+    """The difference of two scores; None for one response, or where one is not known."""
+    if len(scores) != 2 or scores[0] is None or scores[1] is None:
+        return None
+    return scores[0] - scores[1]
+
+
+def as_comparison(judgment: Judgment, first: str, second: str) -> Judgment:
+    """What a ranking says of two of its responses: the same judgment, as if only these had been shown."""
+    shown = tuple(each for each in judgment.shown if each in (first, second))
+    outcome: Outcome | None = None
+    if isinstance(judgment.outcome, Ranking):
+        places = {each: place for place, tier in enumerate(judgment.outcome.tiers) for each in tier}
+        better = first if places[first] < places[second] else second
+        outcome = Tie() if places[first] == places[second] else Preferred(response_id=better)
+    return judgment.model_copy(update={"shown": shown, "outcome": outcome})
 
 
 def ensemble_margin(tallies: Sequence[JudgeTally], aggregate: Aggregate) -> float | None:

@@ -25,7 +25,8 @@ from rlaif.judges.calibrate import (
 from rlaif.judges.confidence import ConfidenceMap
 from rlaif.judges.config import StopRule, load_judge_file
 from rlaif.judges.ensemble import Ensemble, load_ensemble
-from rlaif.judges.judge import LLMJudge, ProgramJudge
+from rlaif.judges.judge import LLMJudge
+from rlaif.judges.reward import RewardJudge
 from rlaif.judges.run import judge
 from rlaif.judges.stopping import VOTE_MARGIN
 from rlaif.records import refuse_same_file, write_text
@@ -142,13 +143,13 @@ def _minus(margin: float | None) -> float | None:
 def write_ensemble(path: Path, ensemble: Ensemble, choice: Choice, confidence: ConfidenceMap | None) -> None:
     """The recommended ensemble as a judge file. Judges without a say are left out: asking them would be for nothing."""
     members = []
-    judges: list[ProgramJudge | LLMJudge] = [*ensemble.programs, *ensemble.llms]
-    for loaded in judges:
+    for loaded in ensemble.judges:
         weight = choice.weights[loaded.name]
         member: dict[str, object] = {"judge": loaded.source, "name": loaded.name, "weight": round(weight, 6)}
+        if isinstance(loaded, LLMJudge | RewardJudge):
+            member |= {"cost": loaded.cost, "engine": loaded.engine.model_dump(mode="json", exclude_defaults=True)}
         if isinstance(loaded, LLMJudge):
-            engine = loaded.engine.model_dump(mode="json", exclude_defaults=True)
-            member |= {"cost": loaded.cost, "votes": loaded.votes, "engine": engine}
+            member["votes"] = loaded.votes
         if weight:
             members.append(member)
     document: dict[str, object] = {

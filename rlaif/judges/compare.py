@@ -28,19 +28,22 @@ def comparisons_of(
     models: each sample of one model with the same sample of every other. Only `models` compares responses with the same
     text (they tie); elsewhere there is nothing to prefer.
     """
+    whole = Item(tuple(group)).id
     if rule == "models":
         pairs = [pair for pair in combinations(group, 2) if pair[0].sample_index == pair[1].sample_index]
-        return [Item(pair) for pair in pairs], "" if pairs else "responses of one model only"
+        return [Item(pair, whole) for pair in pairs], "" if pairs else "responses of one model only"
     if rule == "screened":
-        return _screened(group, score)
+        return _screened(group, whole, score)
     pairs = list(combinations(group, 2))
     if rule == "ring" and len(group) > 2:
         pairs = list(zip(group, [*group[1:], group[0]], strict=True))
-    items = [Item(pair) for pair in pairs if pair[0].text != pair[1].text]
+    items = [Item(pair, whole) for pair in pairs if pair[0].text != pair[1].text]
     return items, "" if items else "fewer than two different responses"
 
 
-def _screened(group: Sequence[Response], score: Callable[[Response], float | None]) -> tuple[list[Item], str]:
+def _screened(
+    group: Sequence[Response], whole: str, score: Callable[[Response], float | None]
+) -> tuple[list[Item], str]:
     scored = [(value, response) for response in group if (value := score(response)) is not None]
     if not scored:
         return [], "no response has a score"
@@ -52,4 +55,4 @@ def _screened(group: Sequence[Response], score: Callable[[Response], float | Non
         return [], f"all {len(scored)} responses score {best:g}"
     pair = [random_by_prompt.choice(winners), random_by_prompt.choice(losers)]
     random_by_prompt.shuffle(pair)
-    return [Item((pair[0], pair[1]))], ""
+    return [Item((pair[0], pair[1]), whole)], ""

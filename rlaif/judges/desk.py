@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlaif.engines.base import Completion, Engine, Request
+from rlaif.judges.answer import read_judgment, repaired_judgment
 from rlaif.judges.journal import Journal
-from rlaif.judges.judge import Item, LLMJudge, judge_request, read_judgment, repair_request, repaired_judgment
+from rlaif.judges.judge import Item, LLMJudge
 from rlaif.judges.poll import Decision, Poll, next_ballots
+from rlaif.judges.request import judge_request, repair_request
 from rlaif.judges.stopping import Seat
 from rlaif.judges.vote import Ballot
 from rlaif.types import Judgment

@@ -9,17 +9,28 @@ from rlaif.errors import ConfigError
 from rlaif.judges.confidence import ConfidenceMap
 from rlaif.judges.config import (
     Aggregate,
+    ChecklistConfig,
     Comparisons,
     EnsembleConfig,
+    HumanConfig,
     Member,
     ProgramConfig,
+    RewardModelConfig,
     StopRule,
     load_judge_file,
     load_templates,
+    load_writer_template,
 )
-from rlaif.judges.judge import LLMJudge, ProgramJudge
+from rlaif.judges.human import HumanJudge, load_human
+from rlaif.judges.judge import LLMJudge, Writer
+from rlaif.judges.program_judge import ProgramJudge
+from rlaif.judges.reward import RewardJudge
 from rlaif.judges.stopping import VOTE_MARGIN, Stopping
 from rlaif.progress import say
+
+Judge = ProgramJudge | HumanJudge | RewardJudge | LLMJudge
+Scorer = Judge
+"""A judge that scores single responses."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,11 @@ class Ensemble:
     """Loaded judges, ready to be asked."""
 
     name: str
-    programs: tuple[ProgramJudge, ...]
-    llms: tuple[LLMJudge, ...]
+    judges: tuple[Judge, ...]
+    """In the order in which verdicts name them: programs, people, reward models, language models."""
     aggregate: Aggregate
     comparisons: Comparisons | None
-    """None: every response is judged by itself (all members are pointwise or programs)."""
+    """None: every response is judged by itself (all members score single responses)."""
     stopping: Stopping
     calibration: ConfidenceMap | None = None
 
@@ -41,12 +52,45 @@ class Ensemble:
         return max((judge.votes for judge in self.llms), default=1)
 
     @property
+    def programs(self) -> tuple[ProgramJudge, ...]:
+        return tuple(judge for judge in self.judges if isinstance(judge, ProgramJudge))
+
+    @property
+    def humans(self) -> tuple[HumanJudge, ...]:
+        return tuple(judge for judge in self.judges if isinstance(judge, HumanJudge))
+
+    @property
+    def rewards(self) -> tuple[RewardJudge, ...]:
+        return tuple(judge for judge in self.judges if isinstance(judge, RewardJudge))
+
+    @property
+    def llms(self) -> tuple[LLMJudge, ...]:
+        return tuple(judge for judge in self.judges if isinstance(judge, LLMJudge))
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """The judges that score single responses."""
+        return tuple(judge for judge in self.judges if not compares(judge))
+
+    @property
+    def rankers(self) -> tuple[LLMJudge, ...]:
+        return tuple(judge for judge in self.llms if judge.is_listwise)
+
+    @property
     def pairwise(self) -> tuple[LLMJudge, ...]:
         return tuple(judge for judge in self.llms if judge.is_pairwise)
 
     @property
     def pointwise(self) -> tuple[LLMJudge, ...]:
-        return tuple(judge for judge in self.llms if not judge.is_pairwise)
+        """The language models among the scorers."""
+        return tuple(judge for judge in self.llms if not compares(judge))
+
+
+def compares(judge: Judge) -> bool:
+    """Whether a judge says which of several responses is better, not how good one is."""
+    if isinstance(judge, LLMJudge):
+        return judge.is_pairwise or judge.is_listwise
+    return isinstance(judge, HumanJudge) and judge.compares
 
 
 def load_ensemble(
@@ -71,23 +115,20 @@ def load_ensemble(
     if not isinstance(config, EnsembleConfig):
         config = EnsembleConfig(kind="ensemble", name=config.name, members=(Member(judge=str(path)),))
     comparisons = comparisons or config.comparisons
-    programs: list[ProgramJudge] = []
-    llms: list[LLMJudge] = []
-    for member in config.members:
-        judge = _load_member(member, path, votes, models)
-        if isinstance(judge, ProgramJudge):
-            programs.append(judge)
-        else:
-            llms.extend(judge)
-    if models and not llms:
-        raise ConfigError(f"{path}: has no LLM judge, so a judge model has nothing to do; drop --model")
-    if any(judge.is_pairwise for judge in llms):
+    loaded = [judge for member in config.members for judge in _load_member(member, path, votes, models)]
+    if models and not any(isinstance(judge, LLMJudge | RewardJudge) for judge in loaded):
+        raise ConfigError(f"{path}: has no judge that is a model, so a judge model has nothing to do; drop --model")
+    if any(compares(judge) for judge in loaded):
         comparisons = comparisons or "all"
-    llms = _distinct_names(str(path), llms, {program.name for program in programs})
-    _check_deciders(str(path), programs, llms, comparisons)
+    judges = _distinct_names(str(path), sorted(loaded, key=_place))
+    _check_screening(str(path), judges, comparisons)
     stopping = _stopping(config, stop, stop_probability, gates)
-    loaded = Ensemble(config.name, tuple(programs), tuple(llms), config.aggregate, comparisons, stopping)
-    return replace(loaded, calibration=_calibration(config, loaded, bool(models)))
+    ensemble = Ensemble(config.name, tuple(judges), config.aggregate, comparisons, stopping)
+    return replace(ensemble, calibration=_calibration(config, ensemble, bool(models)))
+
+
+def _place(judge: Judge) -> int:
+    return (ProgramJudge, HumanJudge, RewardJudge, LLMJudge).index(type(judge))
 
 
 def _calibration(config: EnsembleConfig, loaded: Ensemble, other_models: bool) -> ConfidenceMap | None:
@@ -125,64 +166,76 @@ def _stopping(
     return Stopping(rule, probability or config.stop_probability, tuple(sorted(gates)))
 
 
-def _load_member(
-    member: Member, ensemble_path: Path, votes: int, models: tuple[EngineConfig, ...]
-) -> ProgramJudge | list[LLMJudge]:
+def _load_member(member: Member, ensemble_path: Path, votes: int, models: tuple[EngineConfig, ...]) -> list[Judge]:
+    """The judge of a member, once for each model that judges."""
     config, path = load_judge_file(member.judge, ensemble_path.parent)
     if isinstance(config, EnsembleConfig):
         raise ConfigError(
             f"{ensemble_path}: the member '{member.judge}' is itself an ensemble; list its judges instead"
         )
-    name = member.name or config.name
+    name, source = member.name or config.name, resources.name_of("judges", path)
     if isinstance(config, ProgramConfig):
-        return ProgramJudge(name, config, member.weight, resources.name_of("judges", path))
+        return [ProgramJudge(name, config, member.weight, source)]
+    if isinstance(config, HumanConfig):
+        return [load_human(name, config, member.weight, path.parent, source)]
+    if isinstance(config, RewardModelConfig):
+        return [
+            RewardJudge(own, config, engine, member.weight, member.cost, source)
+            for own, engine in _models(member.engine or config.engine, models, name, path)
+        ]
     templates = load_templates(config, path)
-    own = member.engine or config.engine
-    engines = models or ((own,) if own is not None else ())
-    if not engines:
-        raise ConfigError(
-            f"{path}: the judge '{name}' names no model; give one with --model (and --base-url for an endpoint), "
-            "or as engine: {model: ...} in the file"
-        )
+    write = config.write if isinstance(config, ChecklistConfig) else None
+    writer = Writer(write, load_writer_template(write.prompt, path)) if write is not None else None
     return [
         LLMJudge(
-            name=name if len(engines) == 1 else f"{name}@{Path(engine.model).name}",
+            name=own,
             config=config,
             templates=templates,
             engine=engine,
             weight=member.weight,
             votes=member.votes or votes,
             cost=member.cost,
-            source=resources.name_of("judges", path),
+            source=source,
+            writer=writer,
         )
-        for engine in engines
+        for own, engine in _models(member.engine or config.engine, models, name, path)
     ]
 
 
-def _distinct_names(where: str, llms: list[LLMJudge], taken: set[str]) -> list[LLMJudge]:
+def _models(
+    own: EngineConfig | None, models: tuple[EngineConfig, ...], name: str, path: Path
+) -> list[tuple[str, EngineConfig]]:
+    """The models that judge, each with the name of the judge that it makes."""
+    engines = models or ((own,) if own is not None else ())
+    if not engines:
+        raise ConfigError(
+            f"{path}: the judge '{name}' names no model; give one with --model (and --base-url for an endpoint), "
+            "or as engine: {model: ...} in the file"
+        )
+    if len(engines) == 1:
+        return [(name, engines[0])]
+    return [(f"{name}@{Path(engine.model).name}", engine) for engine in engines]
+
+
+def _distinct_names(where: str, judges: list[Judge]) -> list[Judge]:
     """The judges under names of their own: votes are kept by name. Judges of one name get their model's whole name."""
-    names = [judge.name for judge in llms]
+    names = [judge.name for judge in judges]
     renamed = [
-        judge
-        if names.count(judge.name) == 1
-        else replace(judge, name=f"{judge.name.split('@')[0]}@{judge.engine.model}")
-        for judge in llms
+        replace(judge, name=f"{judge.name.split('@')[0]}@{judge.model}")
+        if names.count(judge.name) > 1 and isinstance(judge, LLMJudge | RewardJudge)
+        else judge
+        for judge in judges
     ]
-    final = [*taken, *(judge.name for judge in renamed)]
+    final = [judge.name for judge in renamed]
     doubled = sorted({name for name in final if final.count(name) > 1})
     if doubled:
         raise ConfigError(f"{where}: two judges are called '{doubled[0]}'; name them apart (name), or drop one")
     return renamed
 
 
-def _check_deciders(
-    where: str, programs: list[ProgramJudge], llms: list[LLMJudge], comparisons: Comparisons | None
-) -> None:
-    if comparisons != "screened":
-        return
-    weights = [program.weight for program in programs] + [llm.weight for llm in llms if not llm.is_pairwise]
-    if not any(weight > 0 for weight in weights):
+def _check_screening(where: str, judges: list[Judge], comparisons: Comparisons | None) -> None:
+    if comparisons == "screened" and not any(judge.weight > 0 for judge in judges if not compares(judge)):
         raise ConfigError(
-            f"{where}: comparisons 'screened' needs a program or pointwise judge with a weight above 0 to screen with; "
-            "add one, or compare 'all' or 'ring'"
+            f"{where}: comparisons 'screened' needs a judge that scores single responses (a program, a pointwise judge or a "
+            "reward model), with a weight above 0, to screen with; add one, or compare 'all' or 'ring'"
         )

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.engines import EngineConfig
+from rlaif.engines.base import Request
+from rlaif.judges.checklists import needs_writing, writing_request
 from rlaif.judges.compare import comparisons_of
 from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import Ensemble, load_ensemble
-from rlaif.judges.judge import Item, LLMJudge, judge_request
+from rlaif.judges.judge import Item, LLMJudge
+from rlaif.judges.request import judge_request
 from rlaif.judges.responses import Responses, open_responses
 from rlaif.judges.stopping import VOTE_MARGIN
 from rlaif.judges.vote import planned_votes
@@ -23,6 +26,8 @@ class Count:
     votes: int = 0
     characters: int = 0
     example: str = ""
+    bounds: bool = False
+    """Whether the votes may be fewer: the length of a checklist is known once it is written."""
 
 
 def judge_plan(
@@ -43,18 +48,21 @@ def judge_plan(
     rows = open_responses(responses)
     counts = {llm.name: Count() for llm in ensemble.llms}
     compared = 0
-    for singles, items in _items(ensemble, rows):
+    for group, items in _items(ensemble, rows):
         compared += len(items)
         for llm in ensemble.llms:
-            _count(counts[llm.name], llm, items if llm.is_pairwise else singles)
+            asked_about = [Item(tuple(group))] if llm.is_listwise else [Item((response,)) for response in group]
+            _count(counts[llm.name], llm, items if llm.is_pairwise else asked_about)
     bound = ", at most" if ensemble.comparisons == "screened" else ""
     asked = sum(count.votes for count in counts.values())
     least = compared * min((min(2, llm.votes) for llm in ensemble.pairwise), default=0)
-    may_stop = ensemble.stopping.rule != "all" and asked > least
+    may_be_less = (ensemble.stopping.rule != "all" and asked > least) or any(count.bounds for count in counts.values())
+    scored = {"responses for reward models": len(rows) * len(ensemble.rewards)} if ensemble.rewards else {}
     return {
         "responses": len(rows),
         f"comparisons{bound}": compared,
-        f"LLM votes{', at most' if may_stop else bound}": asked,
+        f"LLM votes{', at most' if may_be_less else bound}": asked,
+        **scored,
         "judge prompt tokens, about": sum(count.characters for count in counts.values()) // 4,
         "stopping rule": str(ensemble.stopping),
         "example": "\n\n".join(count.example for count in counts.values() if count.example),
@@ -62,23 +70,32 @@ def judge_plan(
 
 
 def _count(count: Count, llm: LLMJudge, items: Sequence[Item]) -> None:
+    """Adds what is asked about some items of one prompt."""
     for item in items:
-        for vote in range(planned_votes(llm, {})):
-            messages = judge_request(llm, item, vote, None).messages
+        if llm.writer is not None and needs_writing(llm, item.responses[0].prompt):
+            most = llm.votes * llm.writer.config.most
+            count.votes += most
+            count.bounds = True
+            _show(count, llm, writing_request(llm, item.responses[0].prompt, None), 1 + most)
+            continue
+        for vote in range(planned_votes(llm, item, {})):
             count.votes += 1
-            count.characters += sum(len(message.content) for message in messages)
-            if not count.example:
-                turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
-                count.example = f"--- {llm.name} asks {llm.engine.model} ---\n{turns}"
+            _show(count, llm, judge_request(llm, item, vote, None), 1)
 
 
-def _items(ensemble: Ensemble, rows: Responses) -> Iterator[tuple[list[Item], list[Item]]]:
+def _show(count: Count, llm: LLMJudge, request: Request, times: int) -> None:
+    count.characters += times * sum(len(message.content) for message in request.messages)
+    if not count.example:
+        turns = "\n\n".join(f"[{message.role}]\n{message.content}" for message in request.messages)
+        count.example = f"--- {llm.name} asks {llm.engine.model} ---\n{turns}"
+
+
+def _items(ensemble: Ensemble, rows: Responses) -> Iterator[tuple[list[Response], list[Item]]]:
     """The responses of each prompt and its comparisons; for `screened`, whose choice needs scores, one stand-in."""
     rule = "ring" if ensemble.comparisons == "screened" else ensemble.comparisons
     for group in rows.groups():
-        singles = [Item((response,)) for response in group]
         if rule is None:
-            yield singles, []
+            yield group, []
             continue
         items, _ = comparisons_of(group, rule, lambda response: None)
-        yield singles, items[:1] if ensemble.comparisons == "screened" else items
+        yield group, items[:1] if ensemble.comparisons == "screened" else items

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rlaif.judges.config import Aggregate
-from rlaif.judges.judge import Item, LLMJudge
+from rlaif.judges.judge import Item, LLMJudge, distinct_votes
 from rlaif.judges.stopping import Seat, Stopping
-from rlaif.judges.vote import Ballot, distinct_votes, order_of, pairwise_seat, planned_votes
+from rlaif.judges.vote import Ballot, order_of, pairwise_seat, planned_votes
 from rlaif.types import Judgment
 
 
 @dataclass
 class Poll:
-    """One item before the judges of a wave, cheapest first. Responses by themselves are asked all votes."""
+    """One item before the judges of a wave, cheapest first. All votes are asked of what is no comparison."""
 
     item: Item
     judges: Sequence[LLMJudge]
@@ -27,7 +27,7 @@ class Poll:
     def open_ballots(self, judge: LLMJudge) -> list[Ballot]:
         """The judge's ballots that were not asked yet, as far as it is known whether they will be."""
         votes = self.votes.get(judge.name, {})
-        planned, distinct = planned_votes(judge, votes), distinct_votes(judge)
+        planned, distinct = planned_votes(judge, self.item, votes), distinct_votes(judge, self.item)
         gone = _gone(self, judge)
         if planned > distinct and any(vote not in votes and vote not in gone for vote in range(distinct)):
             planned = distinct  # its answers to these tell whether it would repeat itself
@@ -57,10 +57,10 @@ class Decision:
 def next_ballots(poll: Poll, decision: Decision | None, fixed: Sequence[Seat] = ()) -> list[Ballot]:
     """The ballots to ask now, none when the poll is over.
 
-    decision: None for responses that are judged by themselves, which are asked everything. fixed: the seats of judges that
-    scored the responses before. Judges without weight decide nothing and are there to be measured, so they are asked all.
-    A vote in one order is followed by the one in the other before anything stops: else the size of a margin, by which pairs
-    are ranked, would hang on who was shown first.
+    decision: None for responses that are scored or ranked, which are asked everything. fixed: the seats of judges that
+    scored or ranked the responses before. Judges without weight decide nothing and are there to be measured, so they are
+    asked all. A vote in one order is followed by the one in the other before anything stops: else the size of a margin, by
+    which pairs are ranked, would hang on who was shown first.
     """
     open_ballots = {judge.name: poll.open_ballots(judge) for judge in poll.judges}
     if decision is None:

@@ -18,7 +18,7 @@ from rlaif.errors import ConfigError, DataError, QualityGateError, did_you_mean
 from rlaif.gold.balance import sample
 from rlaif.gold.records import GoldPair, read_gold
 from rlaif.judges.attacks import ATTACKS, Bait
-from rlaif.judges.ensemble import load_ensemble
+from rlaif.judges.ensemble import compares, load_ensemble
 from rlaif.judges.probe_files import judge_with_defences
 from rlaif.judges.run import judge as ask_judge
 from rlaif.prompts import conversation_text
@@ -182,7 +182,7 @@ def probe_plan(
     names = attack_names(attacks)
     ensemble = load_ensemble(judge, votes=votes, models=models, comparisons="models")
     comparisons = len(pairs) * (len(names) + 2)
-    per_comparison = sum(llm.votes * (1 if llm.is_pairwise else 2) for llm in ensemble.llms)
+    per_comparison = sum(llm.votes * (1 if compares(llm) else 2) for llm in ensemble.llms)
     return {
         "pairs": len(pairs),
         "attacks": len(names),

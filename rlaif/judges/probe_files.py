@@ -41,4 +41,6 @@ def _found(value: Any, beside: Path) -> Any:
     """The value, in which names of files beside the judge's file are whole paths."""
     if isinstance(value, str) and 0 < len(value) < 256 and "\n" not in value and (beside / value).is_file():
         return str((beside / value).absolute())
+    if isinstance(value, dict):
+        return {key: _found(item, beside) for key, item in value.items()}
     return [_found(item, beside) for item in value] if isinstance(value, list) else value

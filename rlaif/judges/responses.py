@@ -20,6 +20,9 @@ class Responses(Protocol):
     def groups(self) -> Iterator[list[Response]]:
         """The responses of each prompt, prompts in the order of their first response."""
 
+    def models(self) -> set[str]:
+        """The models that answered."""
+
 
 def open_responses(responses: str | Path | Iterable[Response]) -> Responses:
     """The rows of a file of responses, or the given rows. Raises DataError for none, or an id that is used twice."""
@@ -40,6 +43,7 @@ class ResponseList:
                 raise DataError(f"the given responses: {_used_twice(number, row.id)}")
             seen.add(row.id)
         self._groups = by_prompt(rows)
+        self._models = {row.model for row in rows}
         self._count = len(rows)
 
     def __len__(self) -> int:
@@ -47,6 +51,9 @@ class ResponseList:
 
     def groups(self) -> Iterator[list[Response]]:
         yield from self._groups.values()
+
+    def models(self) -> set[str]:
+        return self._models
 
 
 class ResponseFile:
@@ -95,6 +102,9 @@ class ResponseFile:
                 group.append(Response.model_validate_json(file.readline().removeprefix(codecs.BOM_UTF8)))
         if group:
             yield group
+
+    def models(self) -> set[str]:
+        return {model for (model,) in self._rows.execute("SELECT DISTINCT model FROM responses")}
 
 
 def _used_twice(number: int, id: str) -> str:

@@ -9,12 +9,14 @@ from rlaif.engines.base import Engine
 from rlaif.errors import QualityGateError
 from rlaif.generation import write_notes
 from rlaif.judges.config import Comparisons, StopRule
-from rlaif.judges.ensemble import load_ensemble
+from rlaif.judges.ensemble import Ensemble, load_ensemble
+from rlaif.judges.family import shared_families
 from rlaif.judges.journal import Journal, index_errors
-from rlaif.judges.responses import open_responses
+from rlaif.judges.responses import Responses, open_responses
 from rlaif.judges.session import Session
 from rlaif.judges.stats import JudgeStats
 from rlaif.judges.stopping import VOTE_MARGIN
+from rlaif.judges.verdicts import Verdicts
 from rlaif.progress import say
 from rlaif.records import RecordFile, refuse_same_file, write_records
 from rlaif.types import Response, Verdict
@@ -31,7 +33,7 @@ class JudgeResult:
     judges: list[JudgeStats] = field(default_factory=list)
     """Per judge: votes, unparsed, first-pick rate, order consistency, agreement with the verdict."""
     skipped: list[dict[str, str]] = field(default_factory=list)
-    """Prompts without a comparison: prompt_id, reason."""
+    """Prompts without a comparison, or that one judge could not be asked about: prompt_id, judge, reason."""
     failures: list[dict[str, str]] = field(default_factory=list)
     """Votes that could not be asked: judge, comparison_id, reason, detail. They are asked again by the same command."""
     new_judgments: int = 0
@@ -71,15 +73,16 @@ def judge(
     if isinstance(responses, str | Path):
         refuse_same_file(responses, output)
     rows = open_responses(responses)
+    _warn_of_family(ensemble, rows)
     path = Path(output) if output is not None else None
-    with index_errors(path), Journal(_journal_path(path), overwrite=overwrite) as journal:
-        session = Session(ensemble, rows, journal, engines or {})
+    with index_errors(path), Journal(_beside(path, "judgments.jsonl"), overwrite=overwrite) as journal:
+        session = Session(ensemble, rows, journal, engines or {}, _beside(path, "checklists.jsonl"))
         session.ask()
         verdicts: Sequence[Verdict]
         if path is None:
-            verdicts = list(session.verdicts())
+            verdicts = list(Verdicts(session))
         else:
-            write_records(path, session.verdicts())
+            write_records(path, Verdicts(session))
             verdicts = RecordFile(path, Verdict)
         result = JudgeResult(
             verdicts, list(session.stats.values()), session.skipped, session.failures, journal.written, journal.reused, path
@@ -91,6 +94,18 @@ def judge(
         _tell(stats)
     _check_quality(result, max_unparsed)
     return result
+
+
+def _warn_of_family(ensemble: Ensemble, rows: Responses) -> None:
+    """Says which judges share a model family with what they judge."""
+    judged = rows.models()
+    for judge in ensemble.judges:
+        shared = shared_families(judge.model, judged) if judge.weight else ()
+        if shared:
+            say(
+                f"{judge.name}: its model is of the same family as a model it judges ({', '.join(sorted(shared))}), and judges "
+                "favour answers of their own family; use a judge of another one, or add some to the panel"
+            )
 
 
 def _tell(stats: JudgeStats) -> None:
@@ -109,8 +124,8 @@ def _tell(stats: JudgeStats) -> None:
         say(f"{stats.judge}: {stats.settled} votes not asked: the verdicts were settled before")
 
 
-def _journal_path(output: Path | None) -> Path | None:
-    return None if output is None else output.with_name(output.name + ".d") / "judgments.jsonl"
+def _beside(output: Path | None, name: str) -> Path | None:
+    return None if output is None else output.with_name(output.name + ".d") / name
 
 
 def _check_quality(result: JudgeResult, max_unparsed: float) -> None:

@@ -1,32 +1,33 @@
-"""One run of an ensemble over responses: programs first, then the judges that score, then those that compare."""
+"""One run of an ensemble over responses: first the judges that score, then those that rank, then those that compare."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from rlaif.engines import make_engine
-from rlaif.engines.base import Engine
-from rlaif.judges.aggregate import (
-    ensemble_margin,
-    ensemble_score,
-    outcome_of_margin,
-    pairwise_tally,
-    pointwise_tally,
-)
-from rlaif.judges.bradley_terry import fit_strengths
+from rlaif.engines import EngineConfig, make_engine
+from rlaif.engines.base import Completion, Engine, Request, ScoreCompletion, ScoreRequest
+from rlaif.errors import DataError
+from rlaif.judges.aggregate import ensemble_score
+from rlaif.judges.checklists import Checklists, needs_writing, writing_request, written_checklist
 from rlaif.judges.compare import comparisons_of
+from rlaif.judges.config import ChecklistConfig, ChecklistItem
 from rlaif.judges.desk import Desk
 from rlaif.judges.ensemble import Ensemble
 from rlaif.judges.feed import Feed
 from rlaif.judges.journal import Journal
-from rlaif.judges.judge import Item, LLMJudge, program_judgment
+from rlaif.judges.judge import Item, LLMJudge, votes_wanted
 from rlaif.judges.poll import Decision, waves
+from rlaif.judges.program_judge import program_judgment
 from rlaif.judges.responses import Responses
+from rlaif.judges.reward import RewardJudge, reward_judgment, score_request
 from rlaif.judges.stats import JudgeStats
 from rlaif.judges.stopping import Seat
-from rlaif.judges.vote import fixed_seat, planned_votes
+from rlaif.judges.tallies import Tallies
+from rlaif.judges.vote import fixed_seat
 from rlaif.progress import progress, say
-from rlaif.types import JudgeTally, Judgment, Response, Score, Verdict, content_hash
+from rlaif.types import Judgment, Prompt, Response
 
 
 @dataclass
@@ -37,57 +38,180 @@ class Session:
     responses: Responses
     journal: Journal
     engines: Mapping[str, Engine]
+    checklists: Path | None = None
+    """Where the checklists that models write are kept."""
     stats: dict[str, JudgeStats] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for program in self.ensemble.programs:
-            self.stats[program.name] = JudgeStats(program.name, "program", program.weight)
-        for judge in (*self.ensemble.pointwise, *self.ensemble.pairwise):
-            self.stats[judge.name] = JudgeStats(judge.name, judge.engine.model, judge.weight, judge.votes)
+        for judge in self.ensemble.judges:
+            votes = judge.votes if isinstance(judge, LLMJudge) else 1
+            self.stats[judge.name] = JudgeStats(judge.name, judge.model, judge.weight, votes)
 
-    # Asking
+    @property
+    def tallies(self) -> Tallies:
+        """What the judges said so far."""
+        return Tallies(self.ensemble, self.journal)
 
     def ask(self) -> None:
         """Fills the journal with every vote that the verdicts need."""
         self._run_programs()
+        self._take_labels(self.singles(), compares=False)
+        for reward in sorted(self.ensemble.rewards, key=lambda judge: judge.cost):
+            asyncio.run(self._score(reward))
+        for judge in self.ensemble.llms:
+            if judge.writer is not None:
+                asyncio.run(self._write_checklists(judge))
         for wave in waves(self.ensemble.pointwise):
-            asyncio.run(self._ask(wave, self._singles, len(self.responses), None))
+            asyncio.run(self._ask(wave, self._questioned(wave), len(self.responses), "responses", None))
+            self._check_something_asked(wave)
         if self.ensemble.comparisons is None:
             return
+        for wave in waves(self.ensemble.rankers):
+            asyncio.run(self._ask(wave, self._ranked(wave), self._count_groups(), "prompts", None))
         count = self._count_comparisons()
+        self._take_labels(self._comparisons(), compares=True)
         pairwise = [judge for wave in waves(self.ensemble.pairwise) for judge in wave]
         decision = Decision(self.ensemble.stopping, self.ensemble.aggregate, pairwise)
         for wave in waves(self.ensemble.pairwise):
-            asyncio.run(self._ask(wave, self._comparisons, count, decision))
+            asyncio.run(self._ask(wave, self._comparisons(), count, "comparisons", decision))
 
     def _run_programs(self) -> None:
         for program in self.ensemble.programs:
-            for item in self._singles():
-                judgment = program_judgment(program, item)
-                if self.journal.get(judgment.id) is None:
-                    self.journal.add(judgment)
-                self._count(item, 0, judgment)
+            for item in self.singles():
+                self._keep(item, program_judgment(program, item))
+
+    def _take_labels(self, items: Iterable[Item], *, compares: bool) -> None:
+        people = [human for human in self.ensemble.humans if human.compares == compares]
+        if not people:
+            return
+        used: set[str] = set()
+        for item in items:
+            for human in people:
+                for judgment in human.judgments(item):
+                    used.add(judgment.raw)
+                    self._keep(item, judgment)
+        for human in people:
+            for label in human.rows():
+                if label.row not in used:
+                    what = f"on responses that are not {'compared' if compares else 'there'}: {', '.join(label.shown)}"
+                    self.skipped.append({"judge": human.name, "reason": f"a label {what}"})
+
+    def _keep(self, item: Item, judgment: Judgment) -> None:
+        """Counts a judgment that needs no engine; it is made anew in each run and written once."""
+        if self.journal.get(judgment.id) is None:
+            self.journal.add(judgment)
+        self._count(item, judgment.vote, judgment)
+
+    async def _score(self, judge: RewardJudge) -> None:
+        """Asks a reward model for what is not in the journal."""
+        engine = self._engine(judge.name, judge.engine)
+        out: dict[str, Item] = {}
+
+        def missing() -> Iterator[ScoreRequest]:
+            for item in self.singles():
+                request = score_request(judge, item)
+                if (known := self.journal.get(request.key)) is not None:
+                    self._count(item, 0, known)
+                else:
+                    out[request.key] = item
+                    yield request
+
+        def take(completion: ScoreCompletion) -> None:
+            item = out.pop(completion.key)
+            if completion.failure is not None:
+                self._lose(_failure(judge.name, item.id, completion))
+                return
+            judgment = reward_judgment(judge, item, completion)
+            self.journal.add(judgment)
+            self._count(item, 0, judgment)
+
+        await self._through(engine, missing(), engine.score_many, take, len(self.responses), "responses")
+
+    async def _write_checklists(self, judge: LLMJudge) -> None:
+        """Has the judge's model write the items of the prompts that bring none."""
+        engine = self._engine(judge.name, judge.engine)
+        out: dict[str, Prompt] = {}
+        items: dict[str, tuple[ChecklistItem, ...]] = {}
+        kept = Checklists(self.checklists)
+
+        def missing() -> Iterator[Request]:
+            for group in self.responses.groups():
+                prompt = group[0].prompt
+                if not needs_writing(judge, prompt):
+                    continue
+                request = writing_request(judge, prompt, engine.endpoint)
+                if (known := kept.get(request.key)) is not None:
+                    items[prompt.id] = known.as_items()
+                else:
+                    out[request.key] = prompt
+                    yield request
+
+        def take(completion: Completion) -> None:
+            prompt = out.pop(completion.key)
+            if completion.failure is not None:
+                self._lose(_failure(judge.name, f"checklist of {prompt.id}", completion))
+                return
+            written = written_checklist(judge, prompt, completion)
+            kept.add(written)
+            items[prompt.id] = written.as_items()
+
+        try:
+            await self._through(engine, missing(), engine.complete_many, take, self._count_groups(), "checklists")
+        finally:
+            kept.close()
+        judges = tuple(replace(judge, written=items) if each is judge else each for each in self.ensemble.judges)
+        self.ensemble = replace(self.ensemble, judges=judges)
 
     async def _ask(
-        self, wave: list[LLMJudge], items: Callable[[], Iterator[Item]], count: int, decision: Decision | None
+        self, wave: list[LLMJudge], items: Iterable[Item], count: int, unit: str, decision: Decision | None
     ) -> None:
-        """Asks one wave, whose judges share an engine. The engine opens only if there is something to ask."""
-        engine = self.engines.get(wave[0].name) or make_engine(wave[0].engine)
-        desk = Desk(engine, self.journal, decision, self._count, self._lose, self._scored_seats)
-        feed = Feed(desk.requests(wave, items()))
+        """Asks one wave, whose judges share an engine."""
+        engine = self._engine(wave[0].name, wave[0].engine)
+        desk = Desk(engine, self.journal, decision, self._count, self._lose, self._seats_before)
+        feed = Feed(desk.requests(wave, items))
         if not feed:
             return
-        with progress(f"judge {engine.model}", count, "comparisons" if decision else "responses") as advance:
+        with progress(f"judge {engine.model}", count, unit) as advance:
             async with engine:
                 while feed:
                     async for completion in engine.complete_many(feed):
                         feed.push(desk.answered(completion))
                         advance(desk.take_finished())
                 advance(desk.take_finished())
-                for notice in engine.notices:
-                    say(f"{engine.model}: {notice}")
+                self._tell(engine)
+
+    async def _through(
+        self,
+        engine: Engine,
+        requests: Iterator[Any],
+        ask: Callable[[Iterable[Any]], AsyncIterator[Any]],
+        take: Callable[[Any], None],
+        count: int,
+        unit: str,
+    ) -> None:
+        """Takes each answer in as it comes. The engine opens only if there is something to ask."""
+        feed = Feed(requests)
+        if not feed:
+            return
+        with progress(f"judge {engine.model}", count, unit) as advance:
+            async with engine:
+                async for completion in ask(feed):
+                    take(completion)
+                    advance(1)
+                self._tell(engine)
+
+    def _engine(self, judge: str, config: EngineConfig) -> Engine:
+        return self.engines.get(judge) or make_engine(config)
+
+    def _tell(self, engine: Engine) -> None:
+        for notice in engine.notices:
+            say(f"{engine.model}: {notice}")
+
+    def _seats_before(self, item: Item) -> list[Seat]:
+        """What the judges say of a comparison that were asked before those that compare."""
+        return [fixed_seat(tally.weight, tally.margin) for tally in self.tallies.before_comparing(item)]
 
     def _count(self, item: Item, vote: int, judgment: Judgment) -> None:
         self.journal.count(item.id, vote, judgment)
@@ -97,17 +221,53 @@ class Session:
         self.stats[failure["judge"]].failed += 1
         self.failures.append(failure)
 
-    # What is judged
-
-    def _singles(self) -> Iterator[Item]:
+    def singles(self) -> Iterator[Item]:
         for group in self.responses.groups():
             yield from (Item((response,)) for response in group)
 
+    def _questioned(self, wave: Sequence[LLMJudge]) -> Iterator[Item]:
+        """Each response; the judges that have no checklist for a prompt are noted."""
+        for group in self.responses.groups():
+            for judge in wave:
+                if not votes_wanted(judge, Item((group[0],))):
+                    self._skip(group, judge, "no checklist: " + _why_no_checklist(judge, group[0].prompt))
+            yield from (Item((response,)) for response in group)
+
+    def _ranked(self, wave: Sequence[LLMJudge]) -> Iterator[Item]:
+        """All responses of each prompt that has different ones; the judges that may not rank so many are noted."""
+        for group in self.responses.groups():
+            if len({response.text for response in group}) < 2 and self.ensemble.comparisons != "models":
+                continue
+            item = Item(tuple(group))
+            for judge in wave:
+                if not votes_wanted(judge, item):
+                    self._skip(
+                        group, judge, f"{len(group)} responses are more than it ranks at once (`most` in its file)"
+                    )
+            if len(group) > 1:
+                yield item
+
+    def _skip(self, group: Sequence[Response], judge: LLMJudge, reason: str) -> None:
+        self.skipped.append({"prompt_id": group[0].prompt.id, "judge": judge.name, "reason": reason})
+
+    def _check_something_asked(self, wave: Sequence[LLMJudge]) -> None:
+        """Raises DataError for a checklist judge that found no checklist at all."""
+        for judge in wave:
+            unasked = not self.stats[judge.name].asked and not self.stats[judge.name].failed
+            if isinstance(judge.config, ChecklistConfig) and unasked:
+                raise DataError(
+                    f"the checklist judge '{judge.name}' has nothing to ask: no prompt brings a checklist in its metadata, and "
+                    "the judge's file has no items; add one of the two, or let its model write them with write: {}"
+                )
+
+    def _count_groups(self) -> int:
+        return sum(1 for _ in self.responses.groups())
+
     def _comparisons(self) -> Iterator[Item]:
-        for _, items, _ in self._compared():
+        for _, items, _ in self.compared():
             yield from items
 
-    def _compared(self) -> Iterator[tuple[str, list[Item], str]]:
+    def compared(self) -> Iterator[tuple[str, list[Item], str]]:
         """(prompt id, its comparisons, why there are none) for each prompt."""
         assert self.ensemble.comparisons is not None
         for group in self.responses.groups():
@@ -116,103 +276,23 @@ class Session:
 
     def _count_comparisons(self) -> int:
         count = 0
-        for prompt_id, items, reason in self._compared():
+        for prompt_id, items, reason in self.compared():
             count += len(items)
             if not items:
                 self.skipped.append({"prompt_id": prompt_id, "reason": reason})
         return count
 
     def _screening_score(self, response: Response) -> float | None:
-        return ensemble_score(self._scored_tallies((Item((response,)),)))
-
-    # Verdicts
-
-    def verdicts(self) -> Iterator[Verdict]:
-        """The verdicts in the order of the responses, from the journal alone."""
-        if self.ensemble.comparisons is None:
-            for item in self._singles():
-                yield self._told(self._response_verdict(item))
-            return
-        for _, items, _ in self._compared():
-            tallies = [self._comparison_tallies(item) for item in items]
-            for item, found, margin in zip(items, tallies, self._margins(items, tallies), strict=True):
-                first, second = item.responses
-                outcome = outcome_of_margin(margin, first.id, second.id)
-                yield self._told(self._verdict(item, found, margin, outcome))
-
-    def _margins(self, items: Sequence[Item], tallies: Sequence[list[JudgeTally]]) -> list[float | None]:
-        """Of the comparisons of one prompt."""
-        margins = [ensemble_margin(found, self.ensemble.aggregate) for found in tallies]
-        if self.ensemble.aggregate != "bradley-terry":
-            return margins
-        place: dict[str, int] = {}
-        for item in items:
-            for response in item.responses:
-                place.setdefault(response.id, len(place))
-        pairs = [tuple(place[response.id] for response in item.responses) for item in items]
-        known = [(i, j, margin) for (i, j), margin in zip(pairs, margins, strict=True) if margin is not None]
-        if not known:
-            return margins
-        fitted = fit_strengths(len(place), known).margins
-        return [None if margin is None else float(fitted[i, j]) for (i, j), margin in zip(pairs, margins, strict=True)]
-
-    def _scored_seats(self, item: Item) -> list[Seat]:
-        """What the judges that scored both responses of a comparison say of it."""
-        return [fixed_seat(tally.weight, tally.margin) for tally in self._scored_tallies(_singly(item))]
-
-    def _scored_tallies(self, singles: tuple[Item, ...]) -> list[JudgeTally]:
-        if not self.ensemble.programs and not self.ensemble.pointwise:
-            return []
-        votes = [self.journal.votes(item.id) for item in singles]
-        judges = [(judge.name, "program", judge.weight) for judge in self.ensemble.programs]
-        judges += [(judge.name, judge.engine.model, judge.weight) for judge in self.ensemble.pointwise]
-        return [
-            pointwise_tally(name, model, weight, [list(found.get(name, {}).values()) for found in votes])
-            for name, model, weight in judges
-        ]
-
-    def _response_verdict(self, item: Item) -> Verdict:
-        tallies = self._scored_tallies((item,))
-        score = ensemble_score(tallies)
-        return self._verdict(item, tallies, None, Score(score=score) if score is not None else None)
-
-    def _comparison_tallies(self, item: Item) -> list[JudgeTally]:
-        first, second = item.responses
-        found = self.journal.votes(item.id)
-        tallies = self._scored_tallies(_singly(item))
-        for judge in self.ensemble.pairwise:
-            votes = found.get(judge.name, {})
-            ordered = [votes[place] for place in sorted(votes)]
-            planned = planned_votes(judge, votes)
-            tally = pairwise_tally(judge.name, judge.engine.model, judge.weight, ordered, first.id, second.id)
-            tallies.append(tally.model_copy(update={"planned": planned}))
-        return tallies
-
-    def _verdict(self, item: Item, tallies: list[JudgeTally], margin: float | None, outcome: object) -> Verdict:
-        calibration = self.ensemble.calibration
-        return Verdict.model_validate(
-            {
-                "id": content_hash(item.id, self.ensemble.name, [tally.judgments for tally in tallies]),
-                "responses": item.responses,
-                "outcome": outcome,
-                "margin": margin,
-                "confidence": calibration.confidence(margin) if calibration and margin else None,
-                "ensemble": self.ensemble.name,
-                "votes_planned": sum(tally.asked if tally.planned is None else tally.planned for tally in tallies),
-                "votes_asked": sum(tally.asked for tally in tallies),
-                "votes_counted": sum(tally.counted for tally in tallies),
-                "votes_unparsed": sum(tally.unparsed for tally in tallies),
-                "stopping_rule": str(self.ensemble.stopping),
-                "gates": self.ensemble.stopping.gates if self.ensemble.stopping.rule == "cannot-lose" else (),
-                "judges": tuple(tallies),
-            }
-        )
-
-    def _told(self, verdict: Verdict) -> Verdict:
-        for tally in verdict.judges:
-            self.stats[tally.judge].count_tally(tally, verdict)
-        return verdict
+        return ensemble_score(self.tallies.of_response(Item((response,))))
 
 
-def _singly(item: Item) -> tuple[Item, ...]:
-    return tuple(Item((response,)) for response in item.responses)
+def _why_no_checklist(judge: LLMJudge, prompt: Prompt) -> str:
+    if judge.writer is None:
+        return "none in its metadata, and none in the judge's file"
+    if prompt.id in judge.written:
+        return "none could be read in what the model wrote"
+    return "it could not be written (see failed.jsonl)"
+
+
+def _failure(judge: str, what: str, completion: Completion | ScoreCompletion) -> dict[str, str]:
+    return {"judge": judge, "comparison_id": what, "reason": completion.failure or "", "detail": completion.detail}

@@ -1,9 +1,11 @@
 """What can be said of a judge from its votes alone: how often it picks the first answer, contradicts itself, says nothing."""
 
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
-from rlaif.types import JudgeTally, Judgment, Preferred, Score, Verdict
+from rlaif.judges.aggregate import as_comparison
+from rlaif.types import JudgeTally, Judgment, Preferred, Ranking, Score, Verdict
 
 
 @dataclass
@@ -37,7 +39,10 @@ class JudgeStats:
 
     @property
     def first_pick_rate(self) -> float | None:
-        """Share of the votes for one side that went to the response shown first; 0.5 is unbiased."""
+        """Share of the votes for one side that went to the response shown first; 0.5 is unbiased.
+
+        A ranking is a vote on every two of its responses.
+        """
         return self.first_picks / self.decided if self.decided else None
 
     @property
@@ -68,6 +73,11 @@ class JudgeStats:
         if isinstance(judgment.outcome, Preferred):
             self.decided += 1
             self.first_picks += judgment.outcome.response_id == judgment.shown[0]
+        if isinstance(judgment.outcome, Ranking):
+            for pair in combinations(judgment.shown, 2):
+                side = as_comparison(judgment, *pair).outcome
+                self.decided += isinstance(side, Preferred)
+                self.first_picks += isinstance(side, Preferred) and side.response_id == pair[0]
         if isinstance(judgment.outcome, Score):
             self.scored += 1
             self.score_sum += judgment.outcome.score

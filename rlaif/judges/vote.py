@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rlaif.judges.aggregate import vote_margin
-from rlaif.judges.judge import Item, LLMJudge, shown_order
+from rlaif.judges.judge import Item, LLMJudge, distinct_votes, shown_order, votes_wanted
 from rlaif.judges.stopping import Order, Seat
 from rlaif.types import Judgment
 
@@ -21,37 +21,27 @@ class Ballot:
     vote: int
 
 
-def orders(judge: LLMJudge) -> int:
-    """In how many orders a judge sees an item."""
-    return 2 if judge.is_pairwise else 1
-
-
-def distinct_votes(judge: LLMJudge) -> int:
-    """How many votes ask different questions: every order with every variant of the prompt."""
-    return orders(judge) * len(judge.templates)
-
-
-def planned_votes(judge: LLMJudge, votes: Votes) -> int:
+def planned_votes(judge: LLMJudge, item: Item, votes: Votes) -> int:
     """How many votes a judge gives on an item, unless a stopping rule ends it before.
 
     Beyond its distinct questions a judge repeats itself at temperature 0, and where its log-probs were read: the label's
     distribution is known then.
     """
-    distinct = distinct_votes(judge)
-    if judge.votes <= distinct:
-        return judge.votes
+    wanted, distinct = votes_wanted(judge, item), distinct_votes(judge, item)
+    if wanted <= distinct:
+        return wanted
     first = [votes.get(vote) for vote in range(distinct)]
     repeats = judge.config.temperature == 0 or all(
         judgment is not None and judgment.probabilities is not None for judgment in first
     )
-    return distinct if repeats else judge.votes
+    return distinct if repeats else wanted
 
 
 def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[int]) -> Seat:
     """A pairwise judge's say on a comparison. gone: votes that could not be asked in this run."""
     first, second = (response.id for response in item.responses)
     totals, counted, left = [0.0, 0.0], [0, 0], [0, 0]
-    for vote in range(planned_votes(judge, votes)):
+    for vote in range(planned_votes(judge, item, votes)):
         order = order_of(item, vote)
         judgment = votes.get(vote)
         if judgment is None:
@@ -63,7 +53,7 @@ def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[in
 
 
 def fixed_seat(weight: float, margin: float | None) -> Seat:
-    """The say of a judge that scored the two responses of a comparison by themselves: nothing of it is open."""
+    """The say of a judge that was asked before, as one that scored or ranked the responses: nothing of it is open."""
     return Seat(weight, (Order() if margin is None else Order(margin, 1),))
 
 

@@ -305,15 +305,19 @@ def _judge_name(name: str, beside: Path) -> str:
 
 
 def _judge_files(name: str, beside: Path) -> list[Path]:
-    """Every file a judge consists of: its own, its members', their templates."""
-    from rlaif.judges.config import EnsembleConfig, ProgramConfig, load_judge_file
+    """Every file a judge consists of: its own, its members', their templates and labels."""
+    from rlaif.judges.config import ChecklistConfig, EnsembleConfig, HumanConfig, LLMJudgeConfig, load_judge_file
+    from rlaif.judges.human import labels_file
 
     config, path = load_judge_file(name, beside)
     if isinstance(config, EnsembleConfig):
         return [path, *(file for member in config.members for file in _judge_files(member.judge, path.parent))]
-    if isinstance(config, ProgramConfig):
-        return [path]
-    return [path, resources.find("prompts", config.prompt, path.parent)]
+    if isinstance(config, HumanConfig):
+        return [path, labels_file(config, path.parent)]
+    templates = [config.prompt, *config.variants] if isinstance(config, LLMJudgeConfig) else []
+    if isinstance(config, ChecklistConfig) and config.write is not None:
+        templates.append(config.write.prompt)
+    return [path, *(resources.find("prompts", template, path.parent) for template in templates)]
 
 
 def _existing(name: str) -> list[Path]:

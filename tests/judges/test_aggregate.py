@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.judges.aggregate import ensemble_margin, outcome_of_margin, pairwise_tally, pointwise_tally
+from rlaif.judges.aggregate import (
+    ensemble_margin,
+    mean_score,
+    outcome_of_margin,
+    pairwise_tally,
+    pointwise_tally,
+    score_margin,
+)
 from rlaif.types import JudgeTally, Judgment, Outcome, Preferred, Score, Tie
 
 X, Y = "x", "y"
@@ -98,7 +105,11 @@ def test_a_zero_margin_is_a_tie_and_no_margin_is_no_outcome() -> None:
 
 
 def test_scores_of_two_responses_give_a_margin_only_if_both_are_known() -> None:
-    high, low = [vote(Score(score=0.75))], [vote(Score(score=0.25))]
-    assert pointwise_tally("j", "m", 1, [high, low]).margin == 0.5
-    assert pointwise_tally("j", "m", 1, [high, [vote(None)]]).margin is None
-    assert pointwise_tally("j", "m", 1, [high]).score == 0.75
+    assert score_margin([0.75, 0.25]) == 0.5
+    assert score_margin([0.75, None]) is None
+    assert score_margin([0.75]) is None
+    high, unread = [vote(Score(score=0.75))], [vote(None)]
+    assert mean_score(high) == 0.75
+    assert mean_score(unread) is None
+    tally = pointwise_tally("j", "m", 1, [high, unread], [0.75, None], None)
+    assert (tally.scores, tally.asked, tally.unparsed) == ((0.75, None), 2, 1)

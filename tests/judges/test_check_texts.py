@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.judges.config import ProgramConfig
-from rlaif.judges.judge import Item, ProgramJudge, program_judgment
+from rlaif.judges.judge import Item
+from rlaif.judges.program_judge import ProgramJudge, program_judgment
 from rlaif.judges.programs import Check, examine, run_check
 from rlaif.judges.programs.ifeval_instructions import INSTRUCTIONS
 from rlaif.types import Message, Prompt, Response, Score

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlaif.inputs import read_prompts
 from rlaif.judges.ensemble import load_ensemble
-from rlaif.judges.judge import Item, program_judgment
+from rlaif.judges.judge import Item
+from rlaif.judges.program_judge import program_judgment
 from rlaif.judges.programs import Check, examine, run_check
 from rlaif.judges.programs.ifeval import loose_variants
 from rlaif.judges.programs.ifeval_instructions import INSTRUCTIONS

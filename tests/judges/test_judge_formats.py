@@ -8,17 +8,10 @@ import pytest
 from rlaif import EngineConfig
 from rlaif.engines.base import Completion, Sample
 from rlaif.errors import ConfigError
+from rlaif.judges.answer import REPAIR_MARK, read_judgment, repaired_judgment
 from rlaif.judges.ensemble import load_ensemble
-from rlaif.judges.judge import (
-    REPAIR_MARK,
-    Item,
-    LLMJudge,
-    judge_request,
-    read_judgment,
-    repair_request,
-    repaired_judgment,
-    shown_order,
-)
+from rlaif.judges.judge import Item, LLMJudge, shown_order
+from rlaif.judges.request import judge_request, repair_request
 from rlaif.types import Judgment, Preferred, Response, Score, Tie
 
 Make = Callable[..., Response]
@@ -76,8 +69,8 @@ def test_what_contradicts_the_format_is_refused(tmp_path: Path, kind: str, text:
 
 def test_a_format_brings_its_labels_tie_and_scale(tmp_path: Path) -> None:
     arena = load(tmp_path, "pairwise", "format: arena-hard").config
-    assert arena.choices == ("A", "B", "A=B")
-    assert load(tmp_path, "pairwise", "format: mt-bench-pair\ntie: null").config.choices == ("A", "B")
+    assert arena.offer(2).choices == ("A", "B", "A=B")
+    assert load(tmp_path, "pairwise", "format: mt-bench-pair\ntie: null").config.offer(2).choices == ("A", "B")
     assert load(tmp_path, "pairwise", "format: judgelm").config.scale == (1, 10)
     assert load(tmp_path, "pointwise", "format: mt-bench-single").config.scale == (1, 10)
     assert load(tmp_path, "pointwise", "format: mt-bench-single\nscale: [0, 4]").config.scale == (0, 4)

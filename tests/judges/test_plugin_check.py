@@ -9,7 +9,8 @@ import pytest
 
 from rlaif.errors import ConfigError
 from rlaif.judges.ensemble import load_ensemble
-from rlaif.judges.judge import Item, ProgramJudge, program_judgment
+from rlaif.judges.judge import Item
+from rlaif.judges.program_judge import ProgramJudge, program_judgment
 from rlaif.types import Judgment, Response, Score
 
 CODE = """

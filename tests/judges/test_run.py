@@ -242,7 +242,7 @@ def test_an_unknown_judge_and_an_empty_file_are_told(tmp_path: Path, responses: 
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="no responses in it"):
         judge(tmp_path / "empty.jsonl", "brief")
-    with pytest.raises(ConfigError, match="has no LLM judge"):
+    with pytest.raises(ConfigError, match="has no judge that is a model"):
         judge(responses, "brief", models=["m"])
     with pytest.raises(DataError, match="used twice"):
         judge([responses[0], responses[0]], "brief")

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 
 from rlaif.types import NoOutcome
 
-Kind = Literal["pairwise", "pointwise", "ratings"]
-"""pairwise: which shown response is better; pointwise: a score of one; ratings: a score of each, whose order decides."""
+Kind = Literal["pairwise", "pointwise", "ratings", "listwise"]
+"""pairwise: which shown response is better; pointwise: a score of one; ratings: a score of each, whose order decides;
+listwise: all that are shown, best first."""
 Mode = Literal["strict", "lenient"]
 FormatName = Literal[
     "label",
@@ -28,6 +29,7 @@ FormatName = Literal[
     "g-eval",
     "cai-choice",
     "auto-j",
+    "ranking",
 ]
 
 DECORATION = " \t\r\n*_`'\".,:;()[]"
@@ -50,7 +52,14 @@ class Ratings:
     values: tuple[float | None, ...]
 
 
-Meaning = Choice | Ratings
+@dataclass(frozen=True)
+class Order:
+    """All shown responses by their position, best first; those of one tier are equally good."""
+
+    tiers: tuple[tuple[int, ...], ...]
+
+
+Meaning = Choice | Ratings | Order
 Found = Meaning | None
 """A verdict in a text; None is one that was not offered."""
 

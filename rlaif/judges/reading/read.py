@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from rlaif.judges.reading import brackets, phrases, scores, several
-from rlaif.judges.reading.base import Choice, Format, FormatName, Found, Meaning, Mode, Offer, Ratings, Reading
+from rlaif.judges.reading import brackets, phrases, ranking, scores, several
+from rlaif.judges.reading.base import Choice, Format, FormatName, Found, Meaning, Mode, Offer, Order, Ratings, Reading
 from rlaif.judges.reading.refusals import is_refusal
 from rlaif.judges.reading.thinking import visible_text
-from rlaif.types import NoOutcome, Outcome, Preferred, Score, Tie
+from rlaif.types import NoOutcome, Outcome, Preferred, Ranking, Score, Tie
 
 FORMATS: dict[FormatName, Format] = {
-    form.name: form for form in (*brackets.FORMATS, *phrases.FORMATS, *scores.FORMATS, *several.FORMATS)
+    form.name: form
+    for form in (*brackets.FORMATS, *phrases.FORMATS, *scores.FORMATS, *several.FORMATS, *ranking.FORMATS)
 }
 """All formats by their name."""
 _CUT_NUMBER = re.compile(r"(?<![\d.])\d[\d.,/]{0,15}\Z")
@@ -63,12 +64,14 @@ def outcome_of(
 ) -> Outcome | None:
     """What a meaning says of the shown responses (their ids, in the shown order); None if a rating is missing.
 
-    One rating is a score normalised by the scale; two are a preference of the higher.
+    One rating is a score normalised by the scale; two are a preference of the higher; an order is a ranking.
     """
     if isinstance(meaning, Choice):
         if meaning.position is None:
             return Tie()
         return Preferred(response_id=shown[meaning.position], strength=meaning.strength)
+    if isinstance(meaning, Order):
+        return Ranking(tiers=tuple(tuple(shown[place] for place in tier) for tier in meaning.tiers))
     values = [value for value in meaning.values if value is not None]
     if len(values) < len(shown):
         return None
