@@ -1,12 +1,14 @@
-"""The seam to whatever answers a prompt. Policies and judges use the same one, so local and remote look alike."""
+"""The seam to whatever answers a prompt or scores an answer. Policies and judges use the same one, so local and remote
+look alike."""
 
 import abc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rlaif.errors import EngineError
 from rlaif.types import FinishReason, Messages, Sampling, content_hash
 
 
@@ -70,6 +72,37 @@ class Completion(BaseModel):
     detail: str = ""
 
 
+class ScoreRequest(BaseModel):
+    """One whole conversation; what is scored is the assistant's answer that ends it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    messages: Messages
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_an_answer(cls, messages: Messages) -> Messages:
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise ValueError("a conversation to score has a prompt and ends with the assistant's answer")
+        return messages
+
+
+class ScoreCompletion(BaseModel):
+    """The reward of one conversation, or the reason why there is none. A failure is not a low reward."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    reward: float | None = Field(default=None, allow_inf_nan=False)
+    """Higher is better. It has no unit and no zero: only rewards of one model, to answers of one prompt, compare."""
+    prompt_tokens: int | None = None
+    """Of the whole conversation, the answer included: all that the model read."""
+    latency_seconds: float | None = None
+    failure: Failure | None = None
+    detail: str = ""
+
+
 class Capabilities(BaseModel):
     """What an engine can do, as far as it knows before the first call."""
 
@@ -80,6 +113,8 @@ class Capabilities(BaseModel):
     deterministic_seed: bool = False
     """A sample depends on (seed, prompt, sample index) alone, whatever else is in the batch."""
     context_tokens: int | None = None
+    scores: bool = False
+    """It takes `score_many`: it holds a reward model."""
 
 
 class Engine(abc.ABC):
@@ -108,6 +143,17 @@ class Engine(abc.ABC):
         async for completion in self.complete_many([request]):
             return completion
         raise AssertionError("an engine yields one completion per request")
+
+    def score_many(self, requests: Iterable[ScoreRequest]) -> AsyncIterator[ScoreCompletion]:
+        """Yields one ScoreCompletion per request, in the order in which they finish; takes requests as `complete_many`.
+
+        A conversation that is too long for the model is a failure and never cut. Raises EngineError, as this one does,
+        if the engine holds no reward model (`capabilities.scores` is False).
+        """
+        raise EngineError(
+            f"{self.model}: the engine {self.kind} can not score answers here; a reward model is a sequence classifier "
+            "with one label (such as 'rlaif train rm' makes), opened to score by the engine transformers"
+        )
 
     async def open(self) -> None:  # noqa: B027 - an engine without anything to open need not define it
         """Loads the model or connects. Raises EngineError."""
