@@ -70,8 +70,9 @@ def save_classifier(folder: Path, kind: str = "llama", labels: int = 1, **settin
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its configuration pads with what ends a turn, as SmolLM2's."""
     folder = tmp_path_factory.mktemp("language") / "tiny"
-    build_llama(torch.float32).save_pretrained(folder)
+    build_llama(torch.float32, pad_token_id=2).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
 
@@ -143,6 +144,22 @@ async def test_a_published_model_scores_alike_in_any_batch(tmp_path: Path, kind:
     settings = json.loads((tmp_path / "rm/config.json").read_text())
     (tmp_path / "rm/config.json").write_text(json.dumps({**settings, "pad_token_id": padding}))
     await _batched_as_alone(tmp_path / "rm")
+
+
+async def test_padding_that_no_one_defined_is_no_token_that_an_answer_ends_with(tmp_path: Path) -> None:
+    """The template ends with the answer, and answers end with the very tokens that would be taken first."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = save_classifier(tmp_path / "rm", pad_token_id=None)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    texts = [("Hi, there", "Ho" * n + end) for n in (1, 2) for end in ("<|endoftext|>", "<|im_start|>", "")]
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        own = [model(**tokenizer("".join(turns), return_tensors="pt")).logits[0, 0].item() for turns in texts]
+    async with RewardEngine(str(folder)) as engine:
+        assert await rewards(engine, texts) == pytest.approx(own, abs=1e-5)
 
 
 async def _batched_as_alone(folder: Path) -> None:
@@ -247,15 +264,17 @@ async def test_an_adapter_that_brings_no_head_is_refused(trained: Any, tmp_path:
 async def test_an_adapter_of_another_tool_scores_on_a_base_that_has_no_head(
     language_model: Path, tmp_path: Path
 ) -> None:
-    """peft's own, with the padding of its own tokenizer, and unlike ours read at the end of the template."""
+    """peft's own: padded as its tokenizer says, where the base's configuration would pad with what ends a turn."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(language_model, num_labels=1)
     settings = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model.config.pad_token_id = 0  # the tokenizer's, as TRL sets it
     adapted = get_peft_model(model, settings)
     adapted.save_pretrained(tmp_path / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(language_model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
     tokenizer.save_pretrained(tmp_path / "adapter")
     talk = [message.as_dict() for message in conversation("", "Hi", "Ho").messages]
     ids = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
