@@ -95,6 +95,26 @@ def render_pieces(
     return tuple(pieces)
 
 
+def conversation_ids(tokenizer: Any, messages: Messages, *, to_turn_end: bool) -> list[int]:
+    """Token ids of a whole conversation, whose last turn is the assistant's.
+
+    to_turn_end: up to the token that ends that turn, in the pieces that training makes of a prompt and its answer; else
+    all that the chat template writes, often a line break more, in one piece. A reward model reads its score at the last
+    token, so it must be the one at which it learned to.
+    Raises DataError for a conversation that the template or the tokenizer does not take.
+    """
+    if not to_turn_end:
+        return encode(tokenizer, _unicode(_render(tokenizer, messages, False, (), None)))
+    stops = stop_token_ids(tokenizer)
+    head = render_prompt(tokenizer, messages[:-1])
+    stop_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(stops)))
+    pieces = render_pieces(tokenizer, head, messages[:-1], messages[-1:], stop_texts)
+    ids = [token for text in (head, *(piece.text for piece in pieces)) for token in encode(tokenizer, _unicode(text))]
+    if tokenizer.eos_token_id is not None and ids[-1] not in stops:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of already rendered text: special tokens in it are read, none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -121,6 +141,15 @@ def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> set[int]:
         if token in known:
             found.add(tokenizer.convert_tokens_to_ids(token))
     return found
+
+
+def _unicode(text: str) -> str:
+    """The text. Raises DataError if it holds a lone surrogate, which has no tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError("the text holds half of a character (a lone surrogate), which has no tokens") from None
+    return text
 
 
 def _turn_length(segment: str, turn: str, content: str, stop_texts: tuple[str, ...]) -> int:

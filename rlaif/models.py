@@ -6,6 +6,8 @@ Imports torch and transformers when called, never on import.
 import contextlib
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,15 +29,22 @@ def adapter_base(name: str) -> str | None:
 
 
 def is_reward_model(name: str) -> bool:
-    """Whether a folder holds a sequence classifier, or an adapter of one."""
+    """Whether a folder or a hub name is a sequence classifier, or an adapter of one."""
+    adapter, config = Path(name) / ADAPTER_FILE, Path(name) / "config.json"
+    if adapter.is_file() and _adapts_classifier(name):
+        return True
+    if config.is_file():
+        architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    elif Path(name).exists():
+        return False
+    else:
+        architectures = load_config(name).architectures
+    return any(str(kind).endswith("ForSequenceClassification") for kind in architectures or [])
 
-    def read(file: str) -> Any:
-        path = Path(name) / file
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    architectures = read("config.json").get("architectures") or []
-    is_classifier = any(str(kind).endswith("ForSequenceClassification") for kind in architectures)
-    return is_classifier or read(ADAPTER_FILE).get("task_type") == "SEQ_CLS"
+def _adapts_classifier(adapter: str) -> bool:
+    settings = json.loads((Path(adapter) / ADAPTER_FILE).read_text(encoding="utf-8"))
+    return bool(settings.get("task_type") == "SEQ_CLS")
 
 
 def load_tokenizer(name: str) -> Any:
@@ -90,8 +99,8 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None, *, qua
 
 
 def load_reward_model(name: str, dtype: str = "auto", device: str | None = None, *, quantize: Bits = "none") -> Any:
-    """A reward model (a sequence classifier with one label) in evaluation mode. From a causal language model it is made
-    with a new, random head; from the adapter of a reward model, merged into its base.
+    """A reward model (a sequence classifier with one label) to train, in evaluation mode. From a causal language model it
+    is made with a new, random head; from the adapter of a reward model, merged into its base.
 
     dtype, device, quantize: as for load_model. Its padding token is that of `reward_padding`.
     """
@@ -118,6 +127,112 @@ def load_reward_model(name: str, dtype: str = "auto", device: str | None = None,
     if name.endswith(".gguf"):
         _forget_quantization(model)
     return model.to(device).eval()
+
+
+def load_trained_reward_model(name: str, dtype: str = "auto", device: str | None = None) -> Any:
+    """A reward model to score with: as `load_reward_model`, but nothing in it is drawn at random.
+
+    Its padding token is the one it was trained with, None where its configuration names none. Raises EngineError for a
+    model whose weights lack the head, and for a classifier with other than one label.
+    """
+    device = device or default_device()
+    model = _classifier(name, dtype, device)
+    labels = model.config.num_labels
+    if labels != 1:
+        names = ", ".join(str(label) for label in list((model.config.id2label or {}).values())[:5])
+        raise EngineError(
+            f"{name}: is a classifier with {labels} labels ({names}), and a reward is one number; name a reward model, "
+            "which is a sequence classifier with one label"
+        )
+    tokenizer, text_config = load_tokenizer(name), model.config.get_text_config()
+    if reads_turn_end(tokenizer):
+        text_config.pad_token_id = reward_padding(tokenizer)
+    elif adapter_base(name) is not None:  # the configuration is that of a base which was padded otherwise
+        text_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device).eval()
+
+
+def _classifier(name: str, dtype: str, device: str) -> Any:
+    """A sequence classifier, all of whose weights are in its files."""
+    base = adapter_base(name)
+    if base is None:
+        model, missing = _classifier_and_missing(name, dtype, device)
+        _refuse_random(name, missing)
+        return model
+    from peft import PeftModel
+    from peft.utils import load_peft_weights
+
+    if not _adapts_classifier(name):
+        raise EngineError(
+            f"{name}: is the adapter of a language model, not of a reward model; name the folder of a 'rlaif train rm' "
+            "run, or another adapter with task_type SEQ_CLS in its adapter_config.json"
+        )
+    with _loading(name):
+        weights = load_peft_weights(name, device="cpu")
+    heads = [len(weight) for key, weight in weights.items() if key.endswith(HEADS)]
+    model, missing = _classifier_and_missing(base, dtype, device, labels=heads[0] if heads else None)
+    _refuse_random(name, {key for key in missing if not any(own.endswith(f".{key}") for own in weights)})
+    with _loading(name):
+        return PeftModel.from_pretrained(model, name).merge_and_unload()
+
+
+def _classifier_and_missing(name: str, dtype: str, device: str, labels: int | None = None) -> tuple[Any, set[str]]:
+    """A sequence classifier and the names of those of its weights that no file holds.
+
+    labels: as many as the adapter on it has; its own number unless given.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with _loading(name), _without_report():
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            **_source(name),
+            **_number_format(dtype, device),
+            **({} if labels is None else {"num_labels": labels}),
+            output_loading_info=True,
+        )
+    return model, set(found["missing_keys"])
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Within it transformers does not list the weights that a file lacks: an adapter brings them, or they are an error."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _refuse_random(name: str, missing: set[str]) -> None:
+    """Raises EngineError if there are weights that no file holds, which transformers draws at random."""
+    if missing:
+        some = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise EngineError(
+            f"{name}: is not a trained reward model: its weights lack {some}, which would be drawn at random. Name a "
+            "sequence classifier with one label, or the folder of a 'rlaif train rm' run; a language model judges with a "
+            "judge of another kind"
+        )
+
+
+HEADS = (".score.weight", ".classifier.weight", ".classifier.out_proj.weight")
+"""What the last layer of a sequence classifier is called, in the weights of an adapter."""
+
+TURN_END_MARK = "rlaif_reward_at_turn_end"
+"""In the tokenizer_config.json of a reward model that was trained here. Others are read at the end of all that the chat
+template writes, which is what their makers do."""
+
+
+def reads_turn_end(tokenizer: Any) -> bool:
+    """Whether a reward model with this tokenizer scores the token that ends the answer's turn."""
+    return bool(tokenizer.init_kwargs.get(TURN_END_MARK))
+
+
+def mark_reward_tokenizer(tokenizer: Any) -> None:
+    """Makes the tokenizer that of a reward model trained here: padded by `reward_padding`, and read at the turn's end."""
+    tokenizer.pad_token_id = reward_padding(tokenizer)
+    tokenizer.init_kwargs[TURN_END_MARK] = True
 
 
 def reward_padding(tokenizer: Any) -> int:
@@ -203,18 +318,19 @@ def _number_format(dtype: str, device: str) -> dict[str, Any]:
     return {"dtype": getattr(torch, name), **({"experts_implementation": "eager"} if name == "float64" else {})}
 
 
-def _source(name: str) -> dict[str, str]:
+def _source(name: str) -> dict[str, Any]:
+    """The keywords of from_pretrained that say what is loaded. Code that comes with a model is never run, nor asked for."""
     path = Path(name)
     if name.endswith(".gguf"):
         if not path.is_file():
             raise EngineError(f"{name}: no such file")
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "trust_remote_code": False}
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise EngineError(f"{name}: no such model folder")
     if path.is_dir() and not (path / "config.json").is_file() and not (path / ADAPTER_FILE).is_file():
         raise EngineError(f"{name}: not a model folder: it has neither config.json nor {ADAPTER_FILE}")
-    return {"pretrained_model_name_or_path": name}
+    return {"pretrained_model_name_or_path": name, "trust_remote_code": False}
 
 
 @contextlib.contextmanager
@@ -223,6 +339,11 @@ def _loading(name: str) -> Any:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise EngineError(
+                f"can not load the model '{name}': it needs code from its own repository, which is not run here; name a "
+                "model of an architecture that transformers has itself"
+            ) from None
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(
             f"can not load the model '{name}': {first_line}\n"

@@ -37,7 +37,7 @@ class EngineSettings(Config):
     dtype: str = "auto"
     """Of a local model: bfloat16 on CUDA and float32 on the CPU unless given."""
     batch_size: int = Field(default=32, ge=1)
-    """Samples decoded together by the transformers engine."""
+    """Samples decoded, or answers scored, together by the transformers engine."""
     max_model_len: int | None = Field(default=None, ge=1)
     """Context length of vLLM, in tokens; by default the model's own."""
     engine_args: dict[str, Any] = {}
@@ -79,8 +79,13 @@ class EngineConfig(EngineSettings):
         return "transformers"
 
 
-def make_engine(config: EngineConfig) -> Engine:
-    """The engine for a configuration, not yet opened. Raises ConfigError for impossible combinations."""
+def make_engine(config: EngineConfig, task: Literal["generate", "score"] = "generate") -> Engine:
+    """The engine for a configuration, not yet opened. Raises ConfigError for impossible combinations.
+
+    task: whether its model is a language model, for `complete_many`, or a reward model, for `score_many`.
+    """
+    if task == "score":
+        return _make_scorer(config)
     kind = config.resolved_engine
     if config.base_url and kind != "openai":
         raise ConfigError(f"--base-url belongs to the engine 'openai', not to '{kind}'; drop one of the two")
@@ -113,6 +118,21 @@ def make_engine(config: EngineConfig) -> Engine:
     from rlaif.engines.transformers import TransformersEngine
 
     return TransformersEngine(config.model, dtype=config.dtype, batch_size=config.batch_size)
+
+
+def _make_scorer(config: EngineConfig) -> Engine:
+    """The engine for a reward model: transformers in process, whatever 'auto' is for a language model here."""
+    if config.base_url or config.engine not in ("auto", "transformers"):
+        kind = "openai" if config.base_url else config.engine
+        raise ConfigError(
+            f"{config.model}: the engine '{kind}' can not score answers with a reward model; leave out engine and "
+            "base_url, and the engine 'transformers' loads it in this process, on the GPU if there is one"
+        )
+    if config.max_requests is not None:
+        raise ConfigError("--max-requests bounds paid endpoints; a reward model runs on this machine: drop it")
+    from rlaif.engines.reward import RewardEngine
+
+    return RewardEngine(config.model, dtype=config.dtype, batch_size=config.batch_size)
 
 
 def _refuse_secrets(data: dict[str, Any]) -> None:

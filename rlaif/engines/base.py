@@ -169,3 +169,11 @@ class Engine(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def writes_no_text(model: str) -> EngineError:
+    """The error for a reward model that is asked for answers."""
+    return EngineError(
+        f"{model}: is a reward model, which scores answers and writes none; name a language model here, and the reward "
+        "model where answers are judged"
+    )

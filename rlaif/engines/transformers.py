@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from rlaif.chat import encode, render_prompt, stop_token_ids
-from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
+from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample, writes_no_text
 from rlaif.errors import DataError, EngineError
 from rlaif.types import FinishReason, Sampling, content_hash
 
@@ -73,8 +73,10 @@ class TransformersEngine(Engine):
         self._lm = self._tokenizer = None
 
     def _load(self) -> None:
-        from rlaif.models import load_model, load_tokenizer
+        from rlaif.models import is_reward_model, load_model, load_tokenizer
 
+        if is_reward_model(self.model):
+            raise writes_no_text(self.model)
         self._tokenizer = load_tokenizer(self.model)
         self._lm = load_model(self.model, self.dtype)
         self._stops = stop_token_ids(self._tokenizer, self._lm.generation_config)
@@ -148,7 +150,7 @@ class TransformersEngine(Engine):
 
     def _answer(self, batch: list[Row]) -> list[Answer]:
         started = time.perf_counter()
-        with _out_of_memory(self.batch_size):
+        with out_of_memory(f"{self.batch_size} samples at a time; lower --batch-size or --max-tokens"):
             samples = self._choose(batch) if batch[0].choice_ids is not None else self._generate(batch)
         seconds = time.perf_counter() - started
         return [Answer(sample, row, seconds) for row, sample in zip(batch, samples, strict=True)]
@@ -257,13 +259,13 @@ def _completion(answers: list[Answer]) -> Completion:
 
 
 @contextlib.contextmanager
-def _out_of_memory(batch_size: int) -> Iterator[None]:
+def out_of_memory(advice: str) -> Iterator[None]:
+    """Turns running out of memory into one message; advice: with what it happened, and what to lower."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError:
         raise EngineError(
-            f"out of memory with {batch_size} samples at a time; lower --batch-size or --max-tokens. "
-            "What was answered is saved: the same command continues"
+            f"out of memory with {advice}. What was answered is saved: the same command continues"
         ) from None

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import chat
-from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
+from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample, writes_no_text
 from rlaif.engines.choices import TOP_TOKENS, choice_probabilities
 from rlaif.engines.guard import ProcessGuard
 from rlaif.engines.window import sliding_window
 from rlaif.errors import ConfigError, DataError, EngineError, did_you_mean, missing_extra
-from rlaif.models import ADAPTER_FILE, adapter_base, load_tokenizer
+from rlaif.models import ADAPTER_FILE, adapter_base, is_reward_model, load_tokenizer
 from rlaif.types import FinishReason
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -79,6 +79,8 @@ class VllmEngine(Engine):
         device = _device()
         if self.model.endswith(".gguf"):
             raise EngineError(f"{self.model}: vLLM does not read GGUF files; use the engine transformers for it")
+        if is_reward_model(self.model):
+            raise writes_no_text(self.model)
         base = adapter_base(self.model)
         self._tokenizer = load_tokenizer(self.model)
         self._stops = sorted(chat.stop_token_ids(self._tokenizer, _generation_config(base or self.model)))

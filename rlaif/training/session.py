@@ -12,7 +12,7 @@ from transformers.integrations import TensorBoardCallback
 
 from rlaif.errors import TrainError
 from rlaif.models import fingerprint as fingerprint_of
-from rlaif.models import load_model, load_tokenizer, reward_padding
+from rlaif.models import load_model, load_tokenizer, mark_reward_tokenizer
 from rlaif.progress import progress, say
 from rlaif.records import disk_errors
 from rlaif.training.arguments import training_arguments
@@ -204,5 +204,5 @@ def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
     policy.model.save_pretrained(str(folder), **keys)
     tokenizer = load_tokenizer(config.model)
     if trainer.method.scores_answers:
-        tokenizer.pad_token_id = reward_padding(tokenizer)
+        mark_reward_tokenizer(tokenizer)
     tokenizer.save_pretrained(str(folder))
