@@ -12,6 +12,7 @@ from rlaif.judges.ensemble import load_ensemble
 from rlaif.judges.judge import Item, judge_request
 from rlaif.recipes.config import load_recipe, recipe_plan
 from rlaif.records import read_records
+from rlaif.revision.constitution import load_constitution
 from rlaif.types import Judgment, PreferencePair, Response, Verdict
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -33,18 +34,21 @@ def test_every_judge_loads_and_shows_what_it_judges(name: str, make_response: Ca
         assert "{{" not in text
 
 
-def test_every_template_belongs_to_a_judge() -> None:
+def test_every_template_belongs_to_a_judge_or_a_constitution() -> None:
     used = {
         line.split(":", 1)[1].strip()
         for name in resources.names("judges")
         for line in resources.find("judges", name).read_text().splitlines()
         if line.startswith("prompt:")
     }
+    for name in resources.names("constitutions"):
+        config = load_constitution(name).config
+        used |= {config.critique_prompt, config.revision_prompt}
     assert used == set(resources.names("prompts"))
 
 
 def test_every_shipped_yaml_says_in_its_first_line_what_it_is_for() -> None:
-    for kind in ("judges", "train", "accelerate", "recipes"):
+    for kind in ("judges", "constitutions", "train", "accelerate", "recipes"):
         for name in resources.names(kind):  # type: ignore[arg-type]
             first = resources.find(kind, name).read_text().splitlines()[0]  # type: ignore[arg-type]
             assert first.startswith("# "), f"{kind}/{name}"
