@@ -1,6 +1,6 @@
 """rlaif: from a list of prompts to an aligned language model, without human labels.
 
-The six functions are the six commands; importing this module loads no torch.
+The seven functions are seven commands; importing this module loads no torch.
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlaif.judges.run import judge as judge
     from rlaif.preferences.pairs import make_pairs as make_pairs
     from rlaif.recipes.run import run as run
+    from rlaif.revision.run import revise as revise
     from rlaif.training.run import train as train
     from rlaif.types import Sampling as Sampling
 
@@ -25,10 +26,13 @@ _HOMES = {
     "generate": "rlaif.generation",
     "judge": "rlaif.judges.run",
     "make_pairs": "rlaif.preferences.pairs",
+    "revise": "rlaif.revision.run",
     "run": "rlaif.recipes.run",
     "train": "rlaif.training.run",
 }
-__all__ = ["EngineConfig", "Sampling", "__version__", "evaluate", "generate", "judge", "make_pairs", "run", "train"]
+__all__ = [
+    "EngineConfig", "Sampling", "__version__", "evaluate", "generate", "judge", "make_pairs", "revise", "run", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

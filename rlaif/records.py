@@ -170,7 +170,7 @@ def write_records(path: Path, records: Iterable[R]) -> int:
     return count
 
 
-def refuse_same_file(source: str | Path, *outputs: str | Path | None) -> None:
+def refuse_same_file(source: str | Path | None, *outputs: str | Path | None) -> None:
     """Raises DataError if an output is the input, or two outputs are one file: it would be overwritten."""
     paths = [Path(path).resolve() for path in (source, *outputs) if path is not None]
     doubled = next((path for path in paths if paths.count(path) > 1), None)

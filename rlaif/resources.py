@@ -1,5 +1,5 @@
-"""The one door to the folders of text that ship with rlaif: judges, prompts, train presets (and beside them accelerate's
-configurations), recipes.
+"""The one door to the folders of text that ship with rlaif: judges, prompts (and beside them constitutions), train presets
+(and beside them accelerate's configurations), recipes.
 
 In a checkout they are top folders; in a wheel they are under rlaif/data. A path on disk wins over a shipped name.
 """
@@ -9,10 +9,11 @@ from typing import Literal, get_args
 
 from rlaif.errors import ConfigError, did_you_mean
 
-Kind = Literal["judges", "prompts", "train", "accelerate", "recipes"]
+Kind = Literal["judges", "prompts", "constitutions", "train", "accelerate", "recipes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SUFFIX: dict[Kind, str] = {kind: ".j2" if kind == "prompts" else ".yaml" for kind in KINDS}
-PLACES: dict[Kind, str] = {kind: "train/accelerate" if kind == "accelerate" else kind for kind in KINDS}
+NESTED: dict[Kind, str] = {"constitutions": "prompts/constitutions", "accelerate": "train/accelerate"}
+PLACES: dict[Kind, str] = {kind: NESTED.get(kind, kind) for kind in KINDS}
 
 
 def folder(kind: Kind) -> Path:

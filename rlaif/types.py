@@ -131,11 +131,16 @@ Outcome = Annotated[Preferred | Tie | Score | Ranking, Field(discriminator="kind
 NoOutcome = Literal["unparsed", "conflict", "refused", "truncated", "undecided"]
 
 
-class Judgment(Record):
-    """One answer of one judge, that is one vote. Letters like A and B occur only in `raw`; outcomes name response ids."""
+class JournalRecord(Record):
+    """What a model answered, kept under the hash of what it was asked."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
+
+
+class Judgment(JournalRecord):
+    """One answer of one judge, that is one vote. Letters like A and B occur only in `raw`; outcomes name response ids."""
+
     comparison_id: str
     judge: str
     model: str
@@ -217,13 +222,84 @@ class Verdict(Record):
         return self.responses[0].prompt
 
 
-class Provenance(Record):
-    """Where a preference comes from: enough to find every vote and every sample again."""
+TurnKind = Literal["critique", "revision"]
+NoRevision = Literal[
+    "empty critique", "refused critique", "empty", "truncated", "refused", "leaked critique", "leaked fence",
+    "leaked instructions", "unchanged", "over-long", "rejected", "unavailable",
+]  # fmt: skip
 
-    verdict_ids: tuple[str, ...]
+
+class Turn(JournalRecord):
+    """What a model that revises answered to one request: a critique, or a revision."""
+
+    response_id: str
+    round: int = Field(ge=1)
+    kind: TurnKind
+    principle: str
+    model: str
+    engine: str
+    endpoint: str | None = None
+    raw: str
+    finish_reason: FinishReason | None
+    latency_seconds: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class RevisionRound(Record):
+    """One critique under one principle, and the revision that followed. What was not asked or not answered is None."""
+
+    round: int = Field(ge=1)
+    principle: str
+    critique: Turn | None = None
+    revision: Turn | None = None
+    text: str | None = Field(default=None, description="the revised answer, as it was read in the revision")
+    reason: NoRevision | None = Field(default=None, description="why there is no revised answer")
+
+
+class Revision(Record):
+    """A response, the rounds of critique and revision that it went through, and the answer they led to."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    constitution: str
+    constitution_hash: str
+    original: Response
+    model: str
+    sampling: Sampling
+    rounds: tuple[RevisionRound, ...] = Field(min_length=1)
+    revision: Response | None = Field(description="the answer of the last round that gave one, None if none did")
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.original.prompt
+
+    @property
+    def principles(self) -> tuple[str, ...]:
+        """Those that the revision was made by: of the rounds that gave an answer."""
+        return tuple(each.principle for each in self.rounds if each.text is not None)
+
+    @property
+    def reason(self) -> NoRevision | None:
+        """Why there is no revision: of the last round that is more than unchanged, if there is one."""
+        if self.revision is not None:
+            return None
+        reasons = [each.reason for each in self.rounds]
+        return next((reason for reason in reversed(reasons) if reason != "unchanged"), "unchanged")
+
+
+class Provenance(Record):
+    """Where a preference comes from: enough to find every vote, every critique and every sample again."""
+
+    verdict_ids: tuple[str, ...] = ()
     rule: str
-    ensemble: str
-    judges: tuple[JudgeTally, ...]
+    ensemble: str | None = Field(default=None, description="who judged; None for a revision, which nobody judged")
+    judges: tuple[JudgeTally, ...] = ()
+    constitution: str | None = Field(default=None, description="by which the chosen response was revised")
+    principles: tuple[str, ...] = Field(
+        default=(), description="of the constitution, one of each round that changed it"
+    )
+    revision_id: str | None = None
     chosen_model: str
     rejected_model: str
     chosen_sampling: Sampling | None = None

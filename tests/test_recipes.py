@@ -155,3 +155,76 @@ def test_a_wrong_recipe_is_refused_with_every_mistake(tmp_path: Path) -> None:
     path.write_text("output: o\nmodel: m\ngenerate: {prompts: p}\njudge: {judge: brief}\ntrain: {model: x}\n")
     with pytest.raises(ConfigError, match="set by the recipe itself"):
         load_recipe(str(path))
+
+
+REVISE = """\
+output: {output}
+model: m
+generate: {{prompts: prompts.jsonl, n: 2}}
+revise: {{constitution: harmless, model: critic, rounds: 2}}
+train: {{method: dpo}}
+"""
+
+
+def test_the_pairs_of_revisions_are_trained_on_beside_judged_ones_or_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rlaif.recipes.run as stages
+    from rlaif.engines.base import Request
+    from rlaif.engines.scripted import ScriptedEngine
+    from rlaif.report.summary import write_summary
+
+    def answer(request: Request, index: int) -> str:
+        if len(request.messages) == 3:
+            return f"A kinder answer to {request.key}."
+        return "It is not kind." if "Criticise" in request.messages[0].content else f"answer {index}"
+
+    opened: list[str] = []
+
+    def engine(config: object) -> ScriptedEngine:
+        opened.append(config.model)  # type: ignore[attr-defined]
+        return ScriptedEngine(answer)
+
+    monkeypatch.setattr("rlaif.generation.make_engine", engine)
+    monkeypatch.setattr("rlaif.revision.session.make_engine", engine)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "What is tea?"}\n{"prompt": "Name a river."}\n')
+    (tmp_path / "digit.yaml").write_text('kind: program\nchecks: [{check: contains, text: "1"}]\n')
+    path = tmp_path / "r.yaml"
+    for judge, revised, judged in (("", 4, 0), ("judge: {judge: digit.yaml}\n", 4, 2)):
+        path.write_text(REVISE.format(output=tmp_path / f"run{judged}") + judge)
+        config, _ = load_recipe(str(path))
+        recipe = stages.Recipe(config, tmp_path, False)
+        for name in ("generate", "revise", "judge", "pairs") if judge else ("generate", "revise", "pairs"):
+            recipe.stage(name)
+        rows = [json.loads(line) for line in recipe.preferences.read_text().splitlines()]
+        rules = [row["provenance"]["rule"] for row in rows]
+        assert (rules.count("revision"), rules.count("best-random")) == (revised, judged)
+        assert recipe.results["pairs"]["pairs"] == revised + judged
+        text = write_summary(config, {**recipe.results, "train": {"stages": [], "folder": "t"}})
+        assert "4 of 4 responses were revised" in text
+        assert ("verdicts" in text, "## Judges" in text) == (bool(judge), bool(judge))
+        assert all(
+            row["chosen"][-1]["content"].startswith("A kinder")
+            for row in rows
+            if row["provenance"]["rule"] == "revision"
+        )
+    assert opened == ["m", "critic"] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("revise: {", "#"), "missing key 'judge'; preferences come from judge, from revise, or from both"),
+        (("train:", "pairs: {rule: all}\ntrain:"), "pairs: rule is for judged pairs"),
+        (("harmless", "harmles"), "did you mean 'harmless'?"),
+        (("rounds: 2", "rounds: 50"), "rounds is 50"),
+    ],
+)
+def test_a_recipe_that_can_make_no_revisions_is_refused_before_anything_is_asked(
+    tmp_path: Path, change: tuple[str, str], told: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(REVISE.format(output="o").replace(*change))
+    with pytest.raises(ConfigError) as error:
+        load_recipe(str(path))
+    assert told in str(error.value)

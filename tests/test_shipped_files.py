@@ -14,6 +14,7 @@ from rlaif.judges.judge import Item
 from rlaif.judges.request import judge_request
 from rlaif.recipes.config import load_recipe, recipe_plan
 from rlaif.records import read_records
+from rlaif.revision.constitution import load_constitution
 from rlaif.types import Judgment, PreferencePair, Response, Verdict
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -35,17 +36,20 @@ def test_every_judge_loads_and_shows_what_it_judges(name: str, make_response: Ca
         assert "{{" not in text
 
 
-def test_every_template_belongs_to_a_judge() -> None:
+def test_every_template_belongs_to_a_judge_or_a_constitution() -> None:
     used = {
         match[1]
         for name in resources.names("judges")
         for match in re.finditer(r"(?m)^ *prompt: ([\w-]+)$", resources.find("judges", name).read_text())
     }
+    for name in resources.names("constitutions"):
+        config = load_constitution(name).config
+        used |= {config.critique_prompt, config.revision_prompt}
     assert used == set(resources.names("prompts"))
 
 
 def test_every_shipped_yaml_says_in_its_first_line_what_it_is_for() -> None:
-    for kind in ("judges", "train", "accelerate", "recipes"):
+    for kind in ("judges", "constitutions", "train", "accelerate", "recipes"):
         for name in resources.names(kind):  # type: ignore[arg-type]
             first = resources.find(kind, name).read_text().splitlines()[0]  # type: ignore[arg-type]
             assert first.startswith("# "), f"{kind}/{name}"

@@ -20,6 +20,7 @@ from rlaif.cli.judge import judge_command
 from rlaif.cli.merge import merge_command
 from rlaif.cli.pairs import pairs_command
 from rlaif.cli.probe import probe_command
+from rlaif.cli.revise import revise_command
 from rlaif.cli.run import run_command
 from rlaif.cli.train import train_command
 from rlaif.errors import RlaifError
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate_command,
+    "revise": revise_command,
     "judge": judge_command,
     "calibrate": calibrate_command,
     "probe": probe_command,

@@ -1,4 +1,4 @@
-"""rlaif ls, show, cp: the judges, prompts, presets, configurations of accelerate and recipes that ship with rlaif."""
+"""rlaif ls, show, cp: the judges, prompts, constitutions, presets, configurations of accelerate and recipes that ship."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,12 +12,13 @@ from rlaif.cli import options
 class KindName(StrEnum):
     judges = "judges"
     prompts = "prompts"
+    constitutions = "constitutions"
     train = "train"
     accelerate = "accelerate"
     recipes = "recipes"
 
 
-KIND_HELP = "judges, prompts, train, accelerate or recipes"
+KIND_HELP = "judges, prompts, constitutions, train, accelerate or recipes"
 KindArgument = Annotated[KindName, typer.Argument(help=KIND_HELP)]
 
 
@@ -25,7 +26,7 @@ def ls_command(
     kind: Annotated[KindName | None, typer.Argument(help=f"{KIND_HELP}; all by default")] = None,
     json: options.Json = False,
 ) -> None:
-    """List the shipped judges, prompts, train presets, configurations of accelerate, and recipes.
+    """List the shipped judges, prompts, constitutions, train presets, configurations of accelerate, and recipes.
 
     Example: rlaif ls judges
     """

@@ -146,7 +146,7 @@ def print_table(rows: dict[str, Any]) -> None:
 
 
 def print_plan(would: dict[str, Any], as_json: bool) -> None:
-    """What a judge would be asked: the counts, below one whole request of each judge."""
+    """What models would be asked: the counts, below one whole request of each judge, or one whole conversation."""
     if as_json:
         print_json(would)
     else:

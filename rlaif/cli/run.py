@@ -18,7 +18,7 @@ def run_command(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Run a whole recipe: generate, judge, pairs, train, evaluate. Killed, the same command continues.
+    """Run a whole recipe: generate, revise or judge, pairs, train, evaluate. Killed, the same command continues.
 
     Example: rlaif run quickstart
     """

@@ -11,6 +11,8 @@ from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError
 
 EngineKind = Literal["auto", "vllm", "transformers", "openai"]
+CHANGES_ANSWERS = {"model", "engine", "constraint", "extra_body", "dtype", "max_model_len", "engine_args"}
+"""The keys of an engine's configuration that can change what a model answers."""
 
 
 class EngineSettings(Config):

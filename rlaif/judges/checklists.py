@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
+from rlaif.engines import CHANGES_ANSWERS
 from rlaif.engines.base import Completion, Request
 from rlaif.judges.config import ChecklistItem
 from rlaif.judges.defences import defended, own_control_tokens
 from rlaif.judges.judge import LLMJudge
 from rlaif.judges.questions import own_items
 from rlaif.judges.reading import visible_text
-from rlaif.judges.request import CHANGES_ANSWERS
 from rlaif.prompts import conversation_text
 from rlaif.records import RecordWriter, read_records
 from rlaif.types import Message, Prompt, Record, Sampling, content_hash

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rlaif.engines import CHANGES_ANSWERS
 from rlaif.engines.base import Request
 from rlaif.judges.config import AnyLLMConfig, ChecklistConfig, PairwiseConfig, PointwiseConfig
 from rlaif.judges.defences import defended, own_control_tokens
@@ -9,9 +10,6 @@ from rlaif.judges.judge import Asking, Item, LLMJudge, asking
 from rlaif.judges.reading import Offer, repair_messages, should_repair
 from rlaif.prompts import conversation_text
 from rlaif.types import Judgment, Message, Messages, Response, Sampling, content_hash
-
-CHANGES_ANSWERS = {"model", "engine", "constraint", "extra_body", "dtype", "max_model_len", "engine_args"}
-"""The keys of an engine's configuration that can change what a judge answers."""
 
 
 def judge_request(judge: LLMJudge, item: Item, vote: int, endpoint: str | None) -> Request:

@@ -3,11 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from rlaif.engines import EngineConfig
+from rlaif.engines import CHANGES_ANSWERS, EngineConfig
 from rlaif.engines.base import ScoreCompletion, ScoreRequest
 from rlaif.judges.config import RewardModelConfig
 from rlaif.judges.judge import Item
-from rlaif.judges.request import CHANGES_ANSWERS
 from rlaif.types import Judgment, Score, content_hash
 
 REWARD = "reward"

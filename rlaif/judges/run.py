@@ -8,10 +8,11 @@ from rlaif.engines import EngineConfig
 from rlaif.engines.base import Engine
 from rlaif.errors import QualityGateError
 from rlaif.generation import write_notes
+from rlaif.journal import index_errors
 from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import Ensemble, load_ensemble
 from rlaif.judges.family import shared_families
-from rlaif.judges.journal import Journal, index_errors
+from rlaif.judges.journal import Journal
 from rlaif.judges.responses import Responses, open_responses
 from rlaif.judges.session import Session
 from rlaif.judges.stats import JudgeStats

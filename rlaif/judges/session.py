@@ -106,7 +106,7 @@ class Session:
 
     async def _score(self, judge: RewardJudge) -> None:
         """Asks a reward model for what is not in the journal."""
-        engine = self._engine(judge.name, judge.engine)
+        engine = self.engines.get(judge.name) or make_engine(judge.engine, "score")
         out: dict[str, Item] = {}
 
         def missing() -> Iterator[ScoreRequest]:
@@ -255,10 +255,7 @@ class Session:
         for judge in wave:
             unasked = not self.stats[judge.name].asked and not self.stats[judge.name].failed
             if isinstance(judge.config, ChecklistConfig) and unasked:
-                raise DataError(
-                    f"the checklist judge '{judge.name}' has nothing to ask: no prompt brings a checklist in its metadata, and "
-                    "the judge's file has no items; add one of the two, or let its model write them with write: {}"
-                )
+                raise DataError(f"the checklist judge '{judge.name}' has nothing to ask: {_no_checklist_at_all(judge)}")
 
     def _count_groups(self) -> int:
         return sum(1 for _ in self.responses.groups())
@@ -284,6 +281,18 @@ class Session:
 
     def _screening_score(self, response: Response) -> float | None:
         return ensemble_score(self.tallies.of_response(Item((response,))))
+
+
+def _no_checklist_at_all(judge: LLMJudge) -> str:
+    if judge.writer is not None:
+        return (
+            f"no list of questions could be read in what {judge.model} wrote (the texts are in checklists.jsonl beside the "
+            "output); use a model that follows instructions better, or bring checklists in the prompts' metadata"
+        )
+    return (
+        "no prompt brings a checklist in its metadata, and the judge's file has no items; add one of the two, or let its model "
+        "write them with write: {}"
+    )
 
 
 def _why_no_checklist(judge: LLMJudge, prompt: Prompt) -> str:

@@ -13,6 +13,8 @@ from rlaif.inputs import read_prompts
 from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.preferences.pairs import Rule
+from rlaif.revision.constitution import draw_principles, load_constitution
+from rlaif.revision.run import MAX_UNUSABLE_SHARE
 from rlaif.training.arguments import check_trainer_keys
 from rlaif.types import Sampling
 
@@ -44,6 +46,25 @@ class GenerateStage(Config):
     """System prompt for prompts that have none."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many prompts."""
+
+
+class ReviseStage(Config):
+    """Responses to revisions, which are preferred to the originals without a judge."""
+
+    constitution: str
+    """A shipped name or a file beside the recipe."""
+    model: str = POLICY
+    """The model that criticises and revises; {model} is the policy."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds of critique and revision, each under another principle."""
+    sampling: Sampling = Sampling()
+    """Of critiques and revisions; its seed draws the principles too."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many responses, prompt by prompt."""
+    max_unusable: float = Field(default=MAX_UNUSABLE_SHARE, ge=0, le=1)
+    """Share of responses that may end without a revision, those that needed no change aside."""
+    engine: EngineSettings | None = None
+    """How the model is run; by default as the recipe runs the policy."""
 
 
 class JudgeStage(Config):
@@ -125,12 +146,27 @@ class RecipeConfig(Config):
     engine: EngineSettings = EngineSettings()
     """How the policy is run when it generates."""
     generate: GenerateStage
-    judge: JudgeStage
+    revise: ReviseStage | None = None
+    """Its pairs are trained on beside the judged ones, or in their place if there is no judge."""
+    judge: JudgeStage | None = None
+    """May be left out where there is `revise`."""
     pairs: PairsStage = PairsStage()
     train: Annotated[tuple[dict[str, JsonValue], ...], BeforeValidator(_as_stages)] = ({"method": "dpo"},)
     """One stage of training or a list of them, each starting from what the one before has trained: the preset (`method`,
     or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
     evaluate: EvaluateStage | None = None
+
+    @model_validator(mode="after")
+    def _some_preferences(self) -> "RecipeConfig":
+        if self.judge is not None:
+            return self
+        if self.revise is None:
+            raise ValueError("missing key 'judge'; preferences come from judge, from revise, or from both")
+        without = PairsStage(min_pairs=self.pairs.min_pairs).model_dump()
+        set_ = [key for key, value in self.pairs.model_dump().items() if value != without[key]]
+        if set_:
+            raise ValueError(f"pairs: {', '.join(set_)} is for judged pairs, and the recipe has no judge; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _train_keys(self) -> "RecipeConfig":
@@ -157,7 +193,16 @@ def load_recipe(
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: train: {line}" for line in str(error).splitlines())) from None
     _check_judges(config, path.parent)
+    if config.revise is not None:
+        principles = load_constitution(config.revise.constitution, path.parent).config.principles
+        draw_principles(principles, config.revise.rounds, seed=None, response_id="")
     return config, path
+
+
+def revising_model(config: RecipeConfig, stage: ReviseStage) -> EngineConfig:
+    """The model that criticises and revises."""
+    settings = stage.engine if stage.engine is not None else config.engine
+    return settings.config(config.model if stage.model == POLICY else stage.model)
 
 
 def judging_models(config: RecipeConfig, stage: "JudgeStage | EvaluateStage") -> tuple[EngineConfig, ...]:
@@ -168,13 +213,14 @@ def judging_models(config: RecipeConfig, stage: "JudgeStage | EvaluateStage") ->
 def _check_judges(config: RecipeConfig, beside: Path) -> None:
     """Loads the judges, so that a mistake in one is told before anything is sampled or paid."""
     judge = config.judge
-    load_ensemble(
-        judge.judge,
-        votes=judge.votes,
-        models=judging_models(config, judge),
-        comparisons=judge.comparisons,
-        beside=beside,
-    )
+    if judge is not None:
+        load_ensemble(
+            judge.judge,
+            votes=judge.votes,
+            models=judging_models(config, judge),
+            comparisons=judge.comparisons,
+            beside=beside,
+        )
     if config.evaluate is not None:
         models = judging_models(config, config.evaluate)
         load_ensemble(
@@ -228,14 +274,24 @@ def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:
         "model": config.model,
         "prompts": len(found.prompts),
         "responses": len(found.prompts) * generate.n,
-        "judge": f"{config.judge.judge}, {config.judge.votes} votes per judge and comparison",
-        "pairs": config.pairs.rule,
+        **_preference_plan(config),
         "train": " → ".join(stage.method for stage in train_configs(config)),
     }
     if config.evaluate is not None:
         held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
         told["held-out answers"] = 2 * config.evaluate.n * len(held_out.prompts)
     return told | {"run folder": str(config.output)}
+
+
+def _preference_plan(config: RecipeConfig) -> dict[str, str | int]:
+    told: dict[str, str | int] = {}
+    if config.revise is not None:
+        model = revising_model(config, config.revise).model
+        told["revise"] = f"{config.revise.constitution}, {config.revise.rounds} rounds by {model}"
+    if config.judge is not None:
+        told["judge"] = f"{config.judge.judge}, {config.judge.votes} votes per judge and comparison"
+        told["pairs"] = config.pairs.rule
+    return told
 
 
 def source_path(name: str, beside: Path) -> str:

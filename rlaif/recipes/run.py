@@ -19,17 +19,26 @@ from rlaif.config import load_config
 from rlaif.errors import ConfigError, DataError
 from rlaif.inputs import read_prompts
 from rlaif.progress import say
-from rlaif.recipes.config import RecipeConfig, check_prompts, judging_models, load_recipe, source_path, train_configs
-from rlaif.records import write_text
+from rlaif.recipes.config import (
+    RecipeConfig,
+    check_prompts,
+    judging_models,
+    load_recipe,
+    revising_model,
+    source_path,
+    train_configs,
+)
+from rlaif.records import read_records, write_records, write_text
+from rlaif.revision.constitution import constitution_files
 from rlaif.training.run_folder import package_versions
-from rlaif.types import SCHEMA_VERSION, content_hash
+from rlaif.types import SCHEMA_VERSION, PreferencePair, content_hash
 
 if TYPE_CHECKING:
     from rlaif.training.run import TrainResult
 
-LIMITS = {"max_requests", "concurrency", "timeout_seconds", "max_retries", "batch_size", "max_unparsed"}
-"""Keys of engines and judges that bound the work and change no answer."""
-STAGES = ("generate", "judge", "pairs", "train", "evaluate")
+LIMITS = {"max_requests", "concurrency", "timeout_seconds", "max_retries", "batch_size", "max_unparsed", "max_unusable"}
+"""Keys of engines and stages that bound the work and change no answer."""
+STAGES = ("generate", "revise", "judge", "pairs", "train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,8 @@ def run(
     _claim(config, overwrite)
     session = Recipe(config, path.parent, overwrite)
     for stage in STAGES:
-        if stage == "evaluate" and config.evaluate is None:
-            continue
-        session.stage(stage)
+        if getattr(config, stage) is not None:
+            session.stage(stage)
     summary = write_summary(config, session.results)
     return RunResult(config.output, summary, session.results)
 
@@ -79,10 +87,11 @@ class Recipe:
     def stage(self, name: str) -> None:
         """Runs a stage unless it is done with the same configuration and inputs.
 
-        A stage that was started with others is started over, except that generate and judge keep what was answered.
+        A stage that was started with others is started over, except that generate, revise and judge keep what was answered.
         """
         work: dict[str, Callable[[bool], dict[str, Any]]] = {
             "generate": self._generate,
+            "revise": self._revise,
             "judge": self._judge,
             "pairs": self._pairs,
             "train": self._train,
@@ -123,6 +132,10 @@ class Recipe:
         return self.folder("generate") / "responses.jsonl"
 
     @property
+    def revised_pairs(self) -> Path:
+        return self.folder("revise") / "preferences.jsonl"
+
+    @property
     def judged(self) -> Path:
         return self.folder("judge") / "judged.jsonl"
 
@@ -140,11 +153,14 @@ class Recipe:
         config = self.config
         files: dict[str, list[Path]] = {
             "generate": _existing(source_path(config.generate.prompts, self.beside)),
-            "judge": [self.responses, *_judge_files(config.judge.judge, self.beside)],
-            "pairs": [self.judged],
+            "pairs": [*([self.judged] if config.judge else []), *([self.revised_pairs] if config.revise else [])],
             "train": [self.preferences],
             "evaluate": [],
         }
+        if name == "revise" and config.revise is not None:
+            files["revise"] = [self.responses, *constitution_files(config.revise.constitution, self.beside)]
+        if name == "judge" and config.judge is not None:
+            files["judge"] = [self.responses, *_judge_files(config.judge.judge, self.beside)]
         if name == "evaluate" and config.evaluate is not None:
             files["evaluate"] = [
                 *_existing(source_path(config.evaluate.prompts, self.beside)),
@@ -180,11 +196,36 @@ class Recipe:
             "duplicate_prompts": len(made.duplicates),
         }
 
+    def _revise(self, over: bool) -> dict[str, Any]:
+        from rlaif.revision.run import revise
+
+        stage = self.config.revise
+        assert stage is not None
+        revised = revise(
+            self.responses,
+            str(resources.find("constitutions", stage.constitution, self.beside)),
+            revising_model(self.config, stage),
+            rounds=stage.rounds,
+            sampling=stage.sampling,
+            limit=stage.limit,
+            max_unusable=stage.max_unusable,
+            output=self.folder("revise") / "revised.jsonl",
+            pairs_output=self.revised_pairs,
+            overwrite=self.overwrite,
+        )
+        return {
+            "responses": len(revised.revisions),
+            "revised": len(revised.pairs),
+            "failed": len(revised.failures),
+            "skipped": revised.reasons,
+        }
+
     def _judge(self, over: bool) -> dict[str, Any]:
         from rlaif.judges.run import judge
         from rlaif.judges.stopping import VOTE_MARGIN
 
         stage = self.config.judge
+        assert stage is not None
         judged = judge(
             self.responses,
             _judge_name(stage.judge, self.beside),
@@ -205,10 +246,15 @@ class Recipe:
         }
 
     def _pairs(self, over: bool) -> dict[str, Any]:
-        from rlaif.preferences.pairs import make_pairs
+        from rlaif.preferences.pairs import PairsResult, make_pairs
 
         stage = self.config.pairs
-        made = make_pairs(self.judged, output=self.preferences, **stage.model_dump(exclude={"min_pairs"}))
+        made = PairsResult()
+        if self.config.judge is not None:
+            made = make_pairs(self.judged, output=self.preferences, **stage.model_dump(exclude={"min_pairs"}))
+        if self.config.revise is not None:
+            made.pairs += read_records(self.revised_pairs, PreferencePair)
+            write_records(self.preferences, made.pairs)
         if len(made.pairs) < stage.min_pairs:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in list(made.reasons.items())[:3])
             raise DataError(

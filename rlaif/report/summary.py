@@ -24,7 +24,7 @@ def write_summary(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> 
         f"# {config.name}",
         f"{config.description}\n\nModel: `{config.model}`" if config.description else f"Model: `{config.model}`",
         _data_section(stages),
-        _judge_section(stages["judge"]),
+        _judge_section(stages["judge"]) if "judge" in stages else "",
         _train_section(stages["train"]),
     ]
     if "evaluate" in stages:
@@ -37,14 +37,14 @@ def write_summary(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> 
 
 
 def _data_section(stages: dict[str, dict[str, Any]]) -> str:
-    made, judged, pairs = stages["generate"], stages["judge"], stages["pairs"]
+    made, pairs = stages["generate"], stages["pairs"]
     longer = pairs["longer_chosen"]
     lines = [
         "## Data",
         "",
         f"* {made['prompts']} prompts, {made['responses']} responses"
         + (f", {made['failed']} requests failed" if made["failed"] else ""),
-        f"* {judged['verdicts']} verdicts; {judged['skipped']} prompts gave no comparison",
+        *_preference_lines(stages),
         f"* {pairs['pairs']} preference pairs; the chosen response is the longer one in "
         + ("-" if longer is None else f"{longer:.0%}")
         + " of them",
@@ -52,6 +52,21 @@ def _data_section(stages: dict[str, dict[str, Any]]) -> str:
     if longer is not None and longer > 0.6:
         lines.append("* Note: chosen responses are mostly longer; the policy may learn length (pairs.max_length_ratio)")
     return "\n".join(lines)
+
+
+def _preference_lines(stages: dict[str, dict[str, Any]]) -> list[str]:
+    """What preferences were made of: revisions, verdicts or both."""
+    lines = []
+    if "revise" in stages:
+        revised = stages["revise"]
+        without = "; ".join(f"{reason}: {count}" for reason, count in revised["skipped"].items())
+        lines.append(
+            f"* {revised['revised']} of {revised['responses']} responses were revised{f' ({without})' if without else ''}"
+        )
+    if "judge" in stages:
+        judged = stages["judge"]
+        lines.append(f"* {judged['verdicts']} verdicts; {judged['skipped']} prompts gave no comparison")
+    return lines
 
 
 def _judge_section(judged: dict[str, Any]) -> str:
@@ -94,8 +109,9 @@ def _files_section(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) ->
     folder = config.output
     listed = {
         "responses": folder / "generate" / "responses.jsonl",
-        "votes": folder / "judge" / "judged.jsonl.d" / "judgments.jsonl",
-        "verdicts": folder / "judge" / "judged.jsonl",
+        **({"revisions": folder / "revise" / "revised.jsonl"} if config.revise else {}),
+        **({"votes": folder / "judge" / "judged.jsonl.d" / "judgments.jsonl"} if config.judge else {}),
+        **({"verdicts": folder / "judge" / "judged.jsonl"} if config.judge else {}),
         "preference pairs": folder / "pairs" / "preferences.jsonl",
         "trained policy": Path(stages["train"]["folder"]),
         "metrics of the training": Path(stages["train"]["folder"]) / METRICS_FILE,

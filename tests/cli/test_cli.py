@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("generate", "judge", "pairs", "train", "evaluate", "run", "ls", "show", "cp")
+COMMANDS = ("generate", "revise", "judge", "pairs", "train", "evaluate", "run", "ls", "show", "cp")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -39,7 +39,7 @@ def test_importing_the_library_and_its_functions_loads_no_torch() -> None:
     code = (
         "import sys, rlaif\n"
         "print([getattr(rlaif, name) for name in rlaif.__all__])\n"
-        "assert all(callable(getattr(rlaif, n)) for n in ('generate', 'judge', 'make_pairs', 'train', 'evaluate', 'run'))\n"
+        "assert all(callable(getattr(rlaif, n)) for n in ('generate', 'revise', 'judge', 'make_pairs', 'train', 'run'))\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -61,6 +61,11 @@ MISTAKES = [
     (["judge", "responses.jsonl", "-j", "undefined.yaml", "-o", "v.jsonl"], "undefined variable 'respons_a'"),
     (["judge", "ok.jsonl", "-j", "brief", "-o", "v.jsonl"], "ok.jsonl:1: not a Response"),
     (["judge", "responses.jsonl", "-j", "brief", "-o", "v.jsonl", "--max-requests", "3"], "--max-requests: belongs to a model"),
+    (["revise", "responses.jsonl", "-c", "harmles", "-m", "m", "-o", "v.jsonl"], "did you mean 'harmless'?"),
+    (["revise", "ok.jsonl", "-c", "harmless", "-m", "m", "-o", "v.jsonl"], "ok.jsonl:1: not a Response"),
+    (["revise", "responses.jsonl", "-c", "harmless", "-m", "m", "-o", "v.jsonl", "--rounds", "99"], "rounds is 99"),
+    (["revise", "responses.jsonl", "-c", "harmless", "-m", "./no/model", "-o", "v.jsonl"], "no such model folder"),
+    (["revise", "responses.jsonl", "-c", "harmless", "-m", "m", "-o", "responses.jsonl"], "both read and written"),
     (["generate", "metadata.jsonl", "-m", "m", "-o", "r.jsonl"], "metadata.jsonl:1: metadata: expected an object"),
     (["generate", "ok.jsonl", "-m", "m", "-o", "ok.jsonl"], "both read and written"),
     (["train", "sft", "-m", "m", "--data", "ok.jsonl", "-o", "run", "--beta", "1"], "--beta: sft has no such setting"),
@@ -115,6 +120,21 @@ def test_dry_runs_count_and_write_nothing(folder: Path) -> None:
     told = json.loads(plan.stdout)
     assert told["LLM votes"] == 2 * told["comparisons"]
     assert "# Answer A" in told["example"]
+    command = (
+        "revise",
+        folder / "responses.jsonl",
+        "-c",
+        "harmless",
+        "-m",
+        "m",
+        "-o",
+        folder / "v.jsonl",
+        "--rounds",
+        2,
+    )
+    told = json.loads(rlaif(*command, "--dry-run", "--json").stdout)
+    assert told["requests, at most"] == 4 * told["responses"] > 0
+    assert "[assistant]\n(the critique)" in told["example"]
     plan = rlaif("run", "quickstart", "--dry-run", "--json")
     assert json.loads(plan.stdout)["responses"] == 256
     assert sorted(folder.iterdir()) == before

@@ -1,0 +1,1 @@
+"""Responses to better ones: a model criticises an answer by a principle of a constitution and revises it."""
