@@ -5,7 +5,6 @@ process of its own. endpoint: judgments per second through a stub endpoint that 
 """
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import resource
@@ -16,10 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.stub_endpoint import DELAY_SECONDS, serve
+
 if TYPE_CHECKING:
     from rlaif.engines.base import Engine
-
-DELAY_SECONDS = 0.1
 
 
 def main() -> None:
@@ -106,7 +105,7 @@ def through_endpoint(judgments: int, in_flight: int) -> float:
     from rlaif import EngineConfig, judge
 
     ready = multiprocessing.Queue()  # type: ignore[var-annotated]
-    server = multiprocessing.Process(target=_serve, args=(ready,), daemon=True)
+    server = multiprocessing.Process(target=serve, args=(ready,), daemon=True)
     server.start()
     port = ready.get(timeout=30)
     engine = EngineConfig(model="stub", base_url=(f"http://127.0.0.1:{port}/v1",), concurrency=in_flight)
@@ -118,33 +117,6 @@ def through_endpoint(judgments: int, in_flight: int) -> float:
         seconds = time.monotonic() - started
     server.terminate()
     return judgments / seconds
-
-
-def _serve(ready: "multiprocessing.Queue[int]") -> None:
-    from aiohttp import web
-
-    async def chat(request: web.Request) -> web.Response:
-        await asyncio.sleep(DELAY_SECONDS)
-        message = {"role": "assistant", "content": "A"}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice]}
-        return web.json_response({**body, "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}})
-
-    async def models(request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "stub", "object": "model"}]})
-
-    async def run() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", chat)
-        app.router.add_get("/v1/models", models)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        ready.put(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
 
 
 if __name__ == "__main__":

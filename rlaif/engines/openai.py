@@ -9,18 +9,15 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 from rlaif.engines.choices import TOP_TOKENS, choice_probabilities
 from rlaif.engines.endpoints import EndpointPool, GaveUp, Refused
+from rlaif.engines.replies import Answer, Reply
 from rlaif.engines.window import sliding_window
 from rlaif.errors import BudgetReached, EngineError
 from rlaif.types import FinishReason
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
-    from openai.types.chat.chat_completion import Choice
 
 Constraint = Literal["auto", "structured_outputs", "none"]
 
@@ -188,8 +185,7 @@ class OpenAIEngine(Engine):
                     raise
             else:
                 break
-        usage = reply.usage
-        return self._read(request, run, reply, body), usage.prompt_tokens if usage is not None else None
+        return self._read(request, run, reply, body), reply.prompt_tokens
 
     def _body(self, request: Request, run: Sequence[int]) -> dict[str, Any]:
         sampling = request.sampling
@@ -261,35 +257,29 @@ class OpenAIEngine(Engine):
             self._noticed.add(about)
             self.notices.append(self._pool.redact(f"{self.endpoint} ({self.model}) {text}"))
 
-    def _read(
-        self, request: Request, run: Sequence[int], reply: "ChatCompletion", body: Mapping[str, Any]
-    ) -> list[Sample]:
+    def _read(self, request: Request, run: Sequence[int], reply: Reply, body: Mapping[str, Any]) -> list[Sample]:
         if self._pool.lists_model() is False:
             self._notice("model", "answers, though it does not list this model")
-        if len(reply.choices) < body.get("n", 1):
+        if len(reply.answers) < body.get("n", 1):
             self._takes_n = False
             self._notice("n", "ignores n: every further sample is a request of its own")
-        answers = sorted(reply.choices, key=lambda choice: choice.index or 0)
-        tokens = reply.usage.completion_tokens if reply.usage is not None and len(answers) == 1 else None
+        tokens = reply.completion_tokens if len(reply.answers) == 1 else None
         return [
             self._sample(request, index, answer, tokens, "structured_outputs" in body)
-            for index, answer in zip(run, answers, strict=False)
+            for index, answer in zip(run, reply.answers, strict=False)
         ]
 
-    def _sample(
-        self, request: Request, index: int, answer: "Choice", tokens: int | None, is_constrained: bool
-    ) -> Sample:
-        text, finish_reason = _text(answer), _finish_reason(answer.finish_reason)
+    def _sample(self, request: Request, index: int, answer: Answer, tokens: int | None, is_constrained: bool) -> Sample:
+        text, finish_reason = answer.text, _finish_reason(answer.finish_reason)
         probabilities = None
         if request.choices:
             is_choice = text.strip() in request.choices
             if is_constrained and not is_choice and finish_reason != "length":
                 self._notice("constraint", f"ignores the constraint to choices: it answered {text[:80]!r}")
-            candidates = _first_tokens(answer)
-            if not candidates and "logprobs" in self._body(request, [index]):
+            if not answer.first_tokens and "logprobs" in self._body(request, [index]):
                 self._notice("logprobs", "gives no log-probs, so the probabilities of choices are unknown")
             if is_choice:
-                probabilities = choice_probabilities(request.choices, candidates)
+                probabilities = choice_probabilities(request.choices, answer.first_tokens)
         return Sample(
             index=index,
             text=text,
@@ -310,20 +300,6 @@ def _named_fields(refused: Refused, body: Mapping[str, Any]) -> list[str]:
 def _mention(name: str) -> str:
     """A pattern for a field's name in a message. A short one must be quoted, or it could be a part of any sentence."""
     return rf"['\"`]{name}['\"`]" if len(name) < 3 else rf"(?<!\w){name}(?!\w)"
-
-
-def _text(answer: "Choice") -> str:
-    """The answer's text, without any reasoning: some servers send a list of parts, or a refusal in place of it."""
-    content: Any = answer.message.content
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
-    return str(content or answer.message.refusal or "")
-
-
-def _first_tokens(answer: "Choice") -> list[tuple[str, float]]:
-    """(text, log-prob) of the candidates for the first token; empty if the endpoint gives none."""
-    content = answer.logprobs.content if answer.logprobs is not None else None
-    return [(candidate.token, candidate.logprob) for candidate in content[0].top_logprobs or ()] if content else []
 
 
 def _finish_reason(reason: str | None) -> FinishReason | None:
