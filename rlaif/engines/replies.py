@@ -24,6 +24,8 @@ class Answer:
     finish_reason: str | None
     first_tokens: tuple[tuple[str, float], ...]
     """(text, log-prob) of the candidates for the first token; empty if the endpoint gives none."""
+    is_refusal: bool = False
+    """The text stands where servers put a refusal to answer."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ def read_fault(status: int, content: bytes) -> Fault:
 
 def _answer(choice: Mapping[str, Any]) -> Answer:
     message = choice["message"]
+    text, refusal = _text(message.get("content")), str(message.get("refusal") or "")
     return Answer(
         index=choice.get("index") or 0,
-        text=_text(message.get("content")) or str(message.get("refusal") or ""),
+        text=text or refusal,
         finish_reason=choice.get("finish_reason"),
         first_tokens=_first_tokens((choice.get("logprobs") or {}).get("content")),
+        is_refusal=bool(refusal and not text),
     )
 
 

@@ -25,7 +25,7 @@ from rlaif.judges.responses import Responses
 from rlaif.judges.stats import JudgeStats
 from rlaif.judges.stopping import Seat
 from rlaif.judges.vote import fixed_seat, planned_votes
-from rlaif.progress import progress, say
+from rlaif.progress import progress, say_new
 from rlaif.types import JudgeTally, Judgment, Response, Score, Verdict, content_hash
 
 
@@ -81,13 +81,14 @@ class Session:
             return
         with progress(f"judge {engine.model}", count, "comparisons" if decision else "responses") as advance:
             async with engine:
+                said = 0
                 while feed:
                     async for completion in engine.complete_many(feed):
+                        said = say_new(engine.notices, said, engine.model)
                         feed.push(desk.answered(completion))
                         advance(desk.take_finished())
                 advance(desk.take_finished())
-                for notice in engine.notices:
-                    say(f"{engine.model}: {notice}")
+                say_new(engine.notices, said, engine.model)
 
     def _count(self, item: Item, vote: int, judgment: Judgment) -> None:
         self.journal.count(item.id, vote, judgment)
