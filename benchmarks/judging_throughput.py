@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgments", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--endpoint-judgments", type=int, default=3200)
+    parser.add_argument("--endpoint-judgments", type=int, nargs="+", default=[3200])
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -36,11 +36,13 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.judging_throughput", "--one", str(count)]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(f"| {count:,} | {found['milliseconds']:.3f} | {found['megabytes']:.0f} |")
-    rate = through_endpoint(arguments.endpoint_judgments, arguments.in_flight)
     ideal = arguments.in_flight / DELAY_SECONDS
-    print(
-        f"\nEndpoint of 100 ms, {arguments.in_flight} in flight: {rate:.1f} judgments/s of {ideal:.0f} ({rate / ideal:.1%})"
-    )
+    print(f"\nEndpoint of 100 ms, {arguments.in_flight} in flight, ideal {ideal:.0f}/s")
+    print("| judgments | seconds | judgments/s | of the ideal |\n|---|---|---|---|")
+    for count in arguments.endpoint_judgments:
+        seconds = through_endpoint(count, arguments.in_flight)
+        rate = count / seconds
+        print(f"| {count:,} | {seconds:.2f} | {rate:.1f} | {rate / ideal:.1%} |")
 
 
 def write_responses(path: Path, judgments: int) -> None:
@@ -101,7 +103,7 @@ def _instant() -> "Engine":
 
 
 def through_endpoint(judgments: int, in_flight: int) -> float:
-    """Judgments per second, from the first request to the last verdict."""
+    """Seconds from the call of `judge` to its return, imports, connecting and the verdict file included."""
     from rlaif import EngineConfig, judge
 
     ready = multiprocessing.Queue()  # type: ignore[var-annotated]
@@ -116,7 +118,7 @@ def through_endpoint(judgments: int, in_flight: int) -> float:
         judge(responses, "helpful", models=[engine], output=Path(folder) / "judged.jsonl")
         seconds = time.monotonic() - started
     server.terminate()
-    return judgments / seconds
+    return seconds
 
 
 if __name__ == "__main__":

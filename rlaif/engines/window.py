@@ -8,6 +8,9 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 
+TURNS_TO_SEND = 4
+"""Turns of the event loop in which a call that has just begun gets as far as its first wait, its request sent."""
+
 
 async def sliding_window(items: Iterable[A], call: Callable[[A], Awaitable[B]], size: int) -> AsyncIterator[B]:
     """Yields call(item) for every item in the order in which the calls finish.
@@ -50,7 +53,8 @@ async def sliding_window(items: Iterable[A], call: Callable[[A], Awaitable[B]], 
             task = await finished.get()
             running.discard(task)
             begin()
-            await asyncio.sleep(0)  # the call begins only now
+            for _ in range(TURNS_TO_SEND):
+                await asyncio.sleep(0)
             if not task.cancelled() and task.exception() is None:
                 yield task.result()
             begin()

@@ -62,12 +62,18 @@ async def test_after_an_error_what_is_in_flight_is_still_yielded_and_nothing_new
     assert asked == [0, 1, 2]
 
 
-async def test_the_next_call_begins_before_the_answer_is_looked_at() -> None:
-    """Of three answers at once, too: each is followed by its successor, and none waits for what is done with the others."""
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_the_next_call_has_sent_its_request_before_the_answer_is_looked_at(turns: int) -> None:
+    """Even if it takes some turns of the event loop to send it, as HTTP does.
+
+    Of three answers at once, too: each is followed by its successor, and none waits for what is done with the others.
+    """
     events: list[str] = []
     together = asyncio.Event()
 
     async def call(item: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
         events.append("call")
         await together.wait()
         return item
