@@ -5,7 +5,6 @@ process of its own. endpoint: judgments per second through a stub endpoint that 
 """
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import resource
@@ -16,16 +15,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.stub_endpoint import DELAY_SECONDS, serve
+
 if TYPE_CHECKING:
     from rlaif.engines.base import Engine
-
-DELAY_SECONDS = 0.1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgments", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--endpoint-judgments", type=int, default=3200)
+    parser.add_argument("--endpoint-judgments", type=int, nargs="+", default=[3200])
     parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -37,11 +36,13 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.judging_throughput", "--one", str(count)]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(f"| {count:,} | {found['milliseconds']:.3f} | {found['megabytes']:.0f} |")
-    rate = through_endpoint(arguments.endpoint_judgments, arguments.in_flight)
     ideal = arguments.in_flight / DELAY_SECONDS
-    print(
-        f"\nEndpoint of 100 ms, {arguments.in_flight} in flight: {rate:.1f} judgments/s of {ideal:.0f} ({rate / ideal:.1%})"
-    )
+    print(f"\nEndpoint of 100 ms, {arguments.in_flight} in flight, ideal {ideal:.0f}/s")
+    print("| judgments | seconds | judgments/s | of the ideal |\n|---|---|---|---|")
+    for count in arguments.endpoint_judgments:
+        seconds = through_endpoint(count, arguments.in_flight)
+        rate = count / seconds
+        print(f"| {count:,} | {seconds:.2f} | {rate:.1f} | {rate / ideal:.1%} |")
 
 
 def write_responses(path: Path, judgments: int) -> None:
@@ -102,11 +103,11 @@ def _instant() -> "Engine":
 
 
 def through_endpoint(judgments: int, in_flight: int) -> float:
-    """Judgments per second, from the first request to the last verdict."""
+    """Seconds from the call of `judge` to its return, imports, connecting and the verdict file included."""
     from rlaif import EngineConfig, judge
 
     ready = multiprocessing.Queue()  # type: ignore[var-annotated]
-    server = multiprocessing.Process(target=_serve, args=(ready,), daemon=True)
+    server = multiprocessing.Process(target=serve, args=(ready,), daemon=True)
     server.start()
     port = ready.get(timeout=30)
     engine = EngineConfig(model="stub", base_url=(f"http://127.0.0.1:{port}/v1",), concurrency=in_flight)
@@ -117,34 +118,7 @@ def through_endpoint(judgments: int, in_flight: int) -> float:
         judge(responses, "helpful", models=[engine], output=Path(folder) / "judged.jsonl")
         seconds = time.monotonic() - started
     server.terminate()
-    return judgments / seconds
-
-
-def _serve(ready: "multiprocessing.Queue[int]") -> None:
-    from aiohttp import web
-
-    async def chat(request: web.Request) -> web.Response:
-        await asyncio.sleep(DELAY_SECONDS)
-        message = {"role": "assistant", "content": "A"}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice]}
-        return web.json_response({**body, "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}})
-
-    async def models(request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "stub", "object": "model"}]})
-
-    async def run() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", chat)
-        app.router.add_get("/v1/models", models)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        ready.put(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
+    return seconds
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rlaif.engines.base import Completion, Engine, Request
 from rlaif.errors import ConfigError, QualityGateError
 from rlaif.inputs import PromptSet, read_prompts
 from rlaif.models import fingerprint
-from rlaif.progress import progress, say
+from rlaif.progress import progress, say, say_new
 from rlaif.records import RecordWriter, keep_old, read_records, refuse_same_file, write_records, write_text
 from rlaif.types import Message, Prompt, Response, Sampling, content_hash, prompt_content_id
 
@@ -200,8 +200,10 @@ async def _generate(
             by_key = {prompt.id: prompt for prompt in prompts}
             async with engine:
                 total = sum(len(request.indices) for request in requests)
+                said = 0
                 with progress(f"generate {config.model}", total, "responses") as advance:
                     async for completion in engine.complete_many(requests):
+                        said = say_new(engine.notices, said, engine.model)
                         rows = _responses(completion, by_key[completion.key], engine, config.model, identity, sampling)
                         for row in rows:
                             if writer is not None:
@@ -211,8 +213,7 @@ async def _generate(
                         if completion.failure is not None:
                             result.failures.append(_failure(completion, config.model))
                         advance(len(rows))
-                for notice in engine.notices:
-                    say(f"{engine.model}: {notice}")
+                say_new(engine.notices, said, engine.model)
 
 
 def _requests(prompts: list[Prompt], model: str, sampling: Sampling, n: int, have: set[str]) -> Iterator[Request]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -13,6 +13,13 @@ def say(message: str) -> None:
     """One line for the user on standard error (standard output is for results), from the first of several processes."""
     if is_first():
         print(message, file=sys.stderr, flush=True)
+
+
+def say_new(notices: Sequence[str], said: int, of: str) -> int:
+    """Says the notices after the first `said`, each with whom it is of; gives back how many are said now."""
+    for notice in notices[said:]:
+        say(f"{of}: {notice}")
+    return len(notices)
 
 
 def is_first() -> bool:

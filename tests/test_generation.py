@@ -139,3 +139,20 @@ def test_impossible_requests_are_refused() -> None:
         generate(PROMPTS, "m", n=0)
     with pytest.raises(ConfigError, match="given twice"):
         generate(PROMPTS, ["m", "m"])
+
+
+def test_what_an_engine_notices_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[str] = []
+    notices: list[str] = []
+
+    def answer(request: Request, index: int) -> str:
+        heard.append(capsys.readouterr().err)
+        if not notices:
+            notices.append("refuses seed")
+        return "answer"
+
+    engine = ScriptedEngine(answer, model="m")
+    engine.notices = notices
+    generate(PROMPTS, "m", engines=[engine])
+    assert "m: refuses seed" in heard[1]
+    assert "".join([*heard, capsys.readouterr().err]).count("refuses seed") == 1

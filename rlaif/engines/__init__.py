@@ -33,7 +33,8 @@ class EngineSettings(Config):
     max_retries: int = Field(default=6, ge=0)
     """How often a request is tried again after 429, 5xx, a timeout or a lost connection."""
     constraint: Literal["auto", "structured_outputs", "none"] = "auto"
-    """How an endpoint is asked to keep to given choices; auto tries vLLM's structured_outputs and notices a refusal."""
+    """How an endpoint is asked to keep to given choices; auto tries vLLM's structured_outputs, and what is refused or ignored
+    is said; with structured_outputs that ends the run."""
     extra_body: dict[str, Any] = {}
     """Further fields for every request to an endpoint."""
     dtype: str = "auto"

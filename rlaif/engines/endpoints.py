@@ -13,21 +13,20 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from rlaif.engines.connection import Connection, HttpReply, NoAnswer, check_base_url, shown_url
+from rlaif.engines.replies import NotChat, Reply, read_fault, read_reply
 from rlaif.errors import BudgetReached, EngineError, did_you_mean
 
 if TYPE_CHECKING:
     import openai
-    from openai.types.chat import ChatCompletion
 
 OPENAI_URL = "https://api.openai.com/v1"
-PROBE_SECONDS = 10.0
-CONNECT_SECONDS = 10.0
 BACKOFF_SECONDS = 0.5
 """The wait before the first retry; it doubles with every further one, up to BACKOFF_CAP_SECONDS."""
 BACKOFF_CAP_SECONDS = 60.0
@@ -57,7 +56,7 @@ class Endpoint:
 
     url: str
     """For people: without user, password and query."""
-    client: "openai.AsyncOpenAI"
+    connection: Connection = field(repr=False)
     models: Mapping[str, int | None] | None = None
     """Context length by model name; None if the endpoint does not list its models."""
     is_vllm: bool = False
@@ -82,7 +81,7 @@ class EndpointPool:
     ) -> None:
         self.model = model
         self.base_urls = tuple(base_urls) or (os.environ.get("OPENAI_BASE_URL") or OPENAI_URL,)
-        self.shown = ", ".join(_shown(url) for url in self.base_urls)
+        self.shown = ", ".join(shown_url(url) for url in self.base_urls)
         self.api_key_env = api_key_env
         self.timeout_seconds = timeout_seconds
         self.max_retries = max_retries
@@ -107,8 +106,12 @@ class EndpointPool:
     async def open(self) -> None:
         """Connects and asks every endpoint for its models. Raises EngineError if one is down or refuses the key."""
         self._key = SecretStr(self._read_key())
-        self.endpoints = [Endpoint(_shown(url), self._client(url)) for url in self.base_urls]
+        for url in self.base_urls:
+            check_base_url(url, self.api_key_env)
         try:
+            for url in self.base_urls:
+                connection = Connection(url, self._key.get_secret_value(), self.timeout_seconds)
+                self.endpoints.append(Endpoint(shown_url(url), connection))
             await asyncio.gather(*(self._probe(endpoint) for endpoint in self.endpoints))
         except BaseException:
             await self.close()
@@ -117,9 +120,9 @@ class EndpointPool:
     async def close(self) -> None:
         endpoints, self.endpoints = self.endpoints, []
         for endpoint in endpoints:
-            await endpoint.client.close()
+            await endpoint.connection.close()
 
-    async def chat(self, body: Mapping[str, Any]) -> "ChatCompletion":
+    async def chat(self, body: Mapping[str, Any]) -> Reply:
         """The endpoint's reply.
 
         Raises Refused for a request the endpoint does not take, GaveUp after the last retry, BudgetReached before an
@@ -172,30 +175,37 @@ class EndpointPool:
         now = time.monotonic()
         return min(self.endpoints, key=lambda endpoint: (endpoint.troubled_until > now, endpoint.in_flight))
 
-    async def _attempt(self, endpoint: Endpoint, body: Mapping[str, Any]) -> "ChatCompletion":
+    async def _attempt(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Reply:
         """One HTTP request. Raises _Transient for what another attempt may mend."""
-        import openai
-        from openai.types.chat import ChatCompletion
-
         async with self._slots:
             self._spend()
             endpoint.in_flight += 1
             try:
-                reply = await endpoint.client.post("/chat/completions", cast_to=ChatCompletion, body=dict(body))
-            except openai.APIError as error:
-                self._raise_for(error, endpoint)
-            except json.JSONDecodeError as error:
-                raise _Transient(f"a reply that is not JSON: {self.redact(str(error))}") from None
+                reply = await endpoint.connection.chat(body)
+            except NoAnswer as error:
+                raise _Transient(self.redact(str(error))) from None
             finally:
                 endpoint.in_flight -= 1
-        if isinstance(reply, str):
+        if reply.status >= 400:
+            self._raise_for(reply, endpoint)
+        return self._read(reply, endpoint)
+
+    def _read(self, reply: HttpReply, endpoint: Endpoint) -> Reply:
+        try:
+            data = json.loads(reply.content)
+        except ValueError as error:
+            if endpoint.has_answered or reply.headers.get("Content-Type", "").partition(";")[0].endswith("json"):
+                raise _Transient(f"a reply that is not JSON: {self.redact(str(error))}") from None
+            data = None
+        if not isinstance(data, dict):
             raise EngineError(
                 f"{endpoint.url}: the reply is not of the OpenAI protocol; does the base URL end where the API begins "
                 "(usually /v1)?"
             )
-        if not getattr(reply, "choices", None):
-            raise _Transient(self.redact(f"a reply without choices: {getattr(reply, 'error', None)}"))
-        return reply
+        try:
+            return read_reply(data)
+        except NotChat as error:
+            raise _Transient(self.redact(str(error))) from None
 
     def _spend(self) -> None:
         if self.max_requests is not None and self.sent >= self.max_requests:
@@ -205,23 +215,21 @@ class EndpointPool:
             )
         self.sent += 1
 
-    def _raise_for(self, error: "openai.APIError", endpoint: Endpoint) -> NoReturn:
-        """Turns a failed attempt into the exception that says what to do about it."""
-        message = self.redact(_message(error))
-        status: int | None = getattr(error, "status_code", None)
-        if status is None:
-            raise _Transient(message) from None
-        if 400 <= status < 500:
+    def _raise_for(self, reply: HttpReply, endpoint: Endpoint) -> NoReturn:
+        """Turns an HTTP error into the exception that says what to do about it."""
+        status, fault = reply.status, read_fault(reply.status, reply.content)
+        message = self.redact(fault.message)
+        if status < 500:
             self.sent -= 1  # refused, so not billed
         if status == 401 or (status == 403 and not endpoint.has_answered):
-            raise self._no_access(endpoint, status) from None
-        if status == 402 or error.code == "insufficient_quota":
-            raise EngineError(f"{endpoint.url}: the account can not pay for requests: {message}") from None
+            raise self._no_access(endpoint, status)
+        if status == 402 or fault.code == "insufficient_quota":
+            raise EngineError(f"{endpoint.url}: the account can not pay for requests: {message}")
         if status == 404 or (status < 429 and self.lists_model() is False and "model" in message.lower()):
-            raise self.unknown_model(message) from None
+            raise self.unknown_model(message)
         if status in RETRIED or status >= 500:
-            raise _Transient(f"HTTP {status}: {message}", _retry_after(error)) from None
-        raise Refused(message, error.param) from None
+            raise _Transient(f"HTTP {status}: {message}", _retry_after(reply.headers))
+        raise Refused(message, fault.parameter)
 
     def _no_access(self, endpoint: Endpoint, status: int) -> EngineError:
         """Without the server's own words: they may repeat a part of the key."""
@@ -243,32 +251,14 @@ class EndpointPool:
             raise EngineError(f"{self.api_key_env}: not an API key: it holds blanks or characters that are not ASCII")
         return key
 
-    def _client(self, url: str) -> "openai.AsyncOpenAI":
-        import openai
-
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise EngineError(f"base URL '{_shown(url)}' must begin with http:// or https://")
-        if "@" in urlsplit(url).netloc:
-            raise EngineError(
-                f"base URL '{_shown(url)}': leave out user and password, the key is in {self.api_key_env}"
-            )
-        timeout = openai.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds))
-        return openai.AsyncOpenAI(
-            api_key=self._key.get_secret_value() or "none",
-            base_url=url,
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAioHttpClient(timeout=timeout),
-        )
-
     async def _probe(self, endpoint: Endpoint) -> None:
         """Learns which models there are. An endpoint that is up but does not list them is fine."""
         import openai
 
         try:
-            page = await endpoint.client.models.list(timeout=min(PROBE_SECONDS, self.timeout_seconds))
-            endpoint.models = {model.id: getattr(model, "max_model_len", None) for model in page.data}
-            endpoint.is_vllm = any(model.owned_by == "vllm" for model in page.data)
+            models = await endpoint.connection.list_models()
+            endpoint.models = {model.id: getattr(model, "max_model_len", None) for model in models}
+            endpoint.is_vllm = any(model.owned_by == "vllm" for model in models)
         except openai.APIConnectionError as error:
             reason = self.redact(_message(error))
             raise EngineError(f"the endpoint {endpoint.url} does not answer: {reason}") from None
@@ -287,30 +277,18 @@ class _Transient(Exception):
         self.retry_after = retry_after
 
 
-def _shown(url: str) -> str:
-    """The URL without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url
-
-
 def _message(error: "openai.APIError") -> str:
-    """What the server says of the fault, in one short line."""
-    said = error.message
-    if isinstance(error.body, Mapping) and isinstance(error.body.get("message"), str):
-        said = error.body["message"]
+    """Why the models could not be listed, in one line."""
     cause = error.__cause__
-    if getattr(error, "status_code", None) is None and cause is not None and str(cause):
-        said = f"{said} {cause}"
-    line = " ".join(str(said).split())
-    return line if len(line) <= 500 else line[:500] + " …"
+    said = f"{error.message} {cause}" if cause is not None and str(cause) else error.message
+    return " ".join(said.split())
 
 
-def _retry_after(error: "openai.APIError") -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds that the server asks to wait for: Retry-After holds a number or a date."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
     with contextlib.suppress(KeyError, ValueError):
-        return float(headers["retry-after-ms"]) / 1000
-    value = headers.get("retry-after")
+        return float(headers["Retry-After-Ms"]) / 1000
+    value = headers.get("Retry-After")
     if value is None:
         return None
     with contextlib.suppress(ValueError):

@@ -1,7 +1,8 @@
 """Any OpenAI-compatible endpoint: hosted ones, vLLM's server, and others that speak the protocol.
 
 Endpoints differ in what they take and in what they silently ignore. A field that is refused is dropped (or renamed),
-remembered, and said in `notices`; an ignored `n` or choice constraint is noticed from the answers.
+remembered, and said in `notices`; an ignored `n` or choice constraint is noticed from the answers. The first request with
+choices goes alone, so that what its endpoint makes of them is known before any other is sent.
 """
 
 import asyncio
@@ -9,18 +10,15 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 from rlaif.engines.choices import TOP_TOKENS, choice_probabilities
 from rlaif.engines.endpoints import EndpointPool, GaveUp, Refused
+from rlaif.engines.replies import Answer, Reply
 from rlaif.engines.window import sliding_window
 from rlaif.errors import BudgetReached, EngineError
 from rlaif.types import FinishReason
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
-    from openai.types.chat.chat_completion import Choice
 
 Constraint = Literal["auto", "structured_outputs", "none"]
 
@@ -32,6 +30,15 @@ VLLM_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 DROPPABLE = ("structured_outputs", "seed", "temperature", "top_p", *VLLM_SAMPLING)
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+
+NO_LOGPROBS = (
+    "so the probabilities of choices are unknown and each vote counts whole for what it names; for finer margins ask more "
+    "votes at a temperature above 0, or use an endpoint that gives log-probs"
+)
+PLAIN_TEXT = (
+    "choices are read strictly from the text that it writes, and what names none of them clearly counts for nothing "
+    "(unparsed)"
+)
 
 OVER_LONG = re.compile(
     r"context.?(length|window|size)|maximum context|too (long|many tokens)|max_model_len|prompt is longer", re.I
@@ -92,6 +99,8 @@ class OpenAIEngine(Engine):
         self._top_tokens = TOP_TOKENS
         self._refused_limits: set[str] = set()
         self._takes_n = True
+        self._has_asked_choices = False
+        self._first_choices = asyncio.Lock()
         self._cut_short: BudgetReached | None = None
 
     @property
@@ -122,6 +131,16 @@ class OpenAIEngine(Engine):
             raise self._cut_short
 
     async def _complete(self, request: Request) -> Completion:
+        if request.choices and not self._has_asked_choices:
+            async with self._first_choices:
+                if not self._has_asked_choices:
+                    try:
+                        return await self._answers(request)
+                    finally:
+                        self._has_asked_choices = True
+        return await self._answers(request)
+
+    async def _answers(self, request: Request) -> Completion:
         """The answers. When a part of them fails, those already paid for come back together with the failure."""
         started = time.monotonic()
         found: dict[int, Sample] = {}
@@ -188,8 +207,7 @@ class OpenAIEngine(Engine):
                     raise
             else:
                 break
-        usage = reply.usage
-        return self._read(request, run, reply, body), usage.prompt_tokens if usage is not None else None
+        return self._read(request, run, reply, body), reply.prompt_tokens
 
     def _body(self, request: Request, run: Sequence[int]) -> dict[str, Any]:
         sampling = request.sampling
@@ -240,7 +258,7 @@ class OpenAIEngine(Engine):
             self._top_tokens = FEWER_TOP_TOKENS
         else:
             self._dropped.add("logprobs")
-            self._notice("logprobs", "refuses log-probs, so the probabilities of choices are unknown")
+            self._notice("logprobs", f"refuses log-probs, {NO_LOGPROBS}")
 
     def _drop(self, field: str, refused: Refused) -> None:
         if field == "structured_outputs" and self.constraint == "structured_outputs":
@@ -250,10 +268,23 @@ class OpenAIEngine(Engine):
             )
         self._dropped.add(field)
         means = {
-            "structured_outputs": "answers to choices are plain text",
+            "structured_outputs": PLAIN_TEXT,
             "seed": "samples can not be repeated",
         }.get(field, "its own default is used")
         self._notice(field, f"refuses {field}: {means}")
+
+    def _note_ignored_constraint(self, choices: Sequence[str], text: str) -> None:
+        ignores = f"ignores the constraint to {', '.join(choices)} (structured_outputs): it answered {text[:80]!r}"
+        if self.constraint == "structured_outputs":
+            raise EngineError(
+                self._pool.redact(f"{self.endpoint} {ignores}\n")
+                + "Use constraint 'auto' or 'none' to read the choice from plain text, or an endpoint that honours it"
+            )
+        self._notice(
+            "constraint",
+            f"{ignores}; so {PLAIN_TEXT}. An endpoint that honours it (vLLM's does), a judge that explains itself "
+            "before its verdict, or `repair: true` in the judge's file loses fewer votes",
+        )
 
     def _notice(self, about: str, text: str) -> None:
         """Keeps what the user should know, once for each thing it is about."""
@@ -261,35 +292,29 @@ class OpenAIEngine(Engine):
             self._noticed.add(about)
             self.notices.append(self._pool.redact(f"{self.endpoint} ({self.model}) {text}"))
 
-    def _read(
-        self, request: Request, run: Sequence[int], reply: "ChatCompletion", body: Mapping[str, Any]
-    ) -> list[Sample]:
+    def _read(self, request: Request, run: Sequence[int], reply: Reply, body: Mapping[str, Any]) -> list[Sample]:
         if self._pool.lists_model() is False:
             self._notice("model", "answers, though it does not list this model")
-        if len(reply.choices) < body.get("n", 1):
+        if len(reply.answers) < body.get("n", 1):
             self._takes_n = False
             self._notice("n", "ignores n: every further sample is a request of its own")
-        answers = sorted(reply.choices, key=lambda choice: choice.index or 0)
-        tokens = reply.usage.completion_tokens if reply.usage is not None and len(answers) == 1 else None
+        tokens = reply.completion_tokens if len(reply.answers) == 1 else None
         return [
             self._sample(request, index, answer, tokens, "structured_outputs" in body)
-            for index, answer in zip(run, answers, strict=False)
+            for index, answer in zip(run, reply.answers, strict=False)
         ]
 
-    def _sample(
-        self, request: Request, index: int, answer: "Choice", tokens: int | None, is_constrained: bool
-    ) -> Sample:
-        text, finish_reason = _text(answer), _finish_reason(answer.finish_reason)
+    def _sample(self, request: Request, index: int, answer: Answer, tokens: int | None, is_constrained: bool) -> Sample:
+        text, finish_reason = answer.text, _finish_reason(answer.finish_reason)
         probabilities = None
         if request.choices:
             is_choice = text.strip() in request.choices
-            if is_constrained and not is_choice and finish_reason != "length":
-                self._notice("constraint", f"ignores the constraint to choices: it answered {text[:80]!r}")
-            candidates = _first_tokens(answer)
-            if not candidates and "logprobs" in self._body(request, [index]):
-                self._notice("logprobs", "gives no log-probs, so the probabilities of choices are unknown")
+            if is_constrained and not is_choice and finish_reason in ("stop", None) and not answer.is_refusal:
+                self._note_ignored_constraint(request.choices, text)
+            if not answer.first_tokens and "logprobs" in self._body(request, [index]):
+                self._notice("logprobs", f"gives no log-probs, {NO_LOGPROBS}")
             if is_choice:
-                probabilities = choice_probabilities(request.choices, candidates)
+                probabilities = choice_probabilities(request.choices, answer.first_tokens)
         return Sample(
             index=index,
             text=text,
@@ -310,20 +335,6 @@ def _named_fields(refused: Refused, body: Mapping[str, Any]) -> list[str]:
 def _mention(name: str) -> str:
     """A pattern for a field's name in a message. A short one must be quoted, or it could be a part of any sentence."""
     return rf"['\"`]{name}['\"`]" if len(name) < 3 else rf"(?<!\w){name}(?!\w)"
-
-
-def _text(answer: "Choice") -> str:
-    """The answer's text, without any reasoning: some servers send a list of parts, or a refusal in place of it."""
-    content: Any = answer.message.content
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
-    return str(content or answer.message.refusal or "")
-
-
-def _first_tokens(answer: "Choice") -> list[tuple[str, float]]:
-    """(text, log-prob) of the candidates for the first token; empty if the endpoint gives none."""
-    content = answer.logprobs.content if answer.logprobs is not None else None
-    return [(candidate.token, candidate.logprob) for candidate in content[0].top_logprobs or ()] if content else []
 
 
 def _finish_reason(reason: str | None) -> FinishReason | None:

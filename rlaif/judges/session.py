@@ -26,7 +26,7 @@ from rlaif.judges.stats import JudgeStats
 from rlaif.judges.stopping import Seat
 from rlaif.judges.tallies import Tallies
 from rlaif.judges.vote import fixed_seat
-from rlaif.progress import progress, say
+from rlaif.progress import progress, say_new
 from rlaif.types import Judgment, Prompt, Response
 
 
@@ -175,12 +175,14 @@ class Session:
             return
         with progress(f"judge {engine.model}", count, unit) as advance:
             async with engine:
+                said = 0
                 while feed:
                     async for completion in engine.complete_many(feed):
+                        said = say_new(engine.notices, said, engine.model)
                         feed.push(desk.answered(completion))
                         advance(desk.take_finished())
                 advance(desk.take_finished())
-                self._tell(engine)
+                say_new(engine.notices, said, engine.model)
 
     async def _through(
         self,
@@ -197,17 +199,15 @@ class Session:
             return
         with progress(f"judge {engine.model}", count, unit) as advance:
             async with engine:
+                said = 0
                 async for completion in ask(feed):
+                    said = say_new(engine.notices, said, engine.model)
                     take(completion)
                     advance(1)
-                self._tell(engine)
+                say_new(engine.notices, said, engine.model)
 
     def _engine(self, judge: str, config: EngineConfig) -> Engine:
         return self.engines.get(judge) or make_engine(config)
-
-    def _tell(self, engine: Engine) -> None:
-        for notice in engine.notices:
-            say(f"{engine.model}: {notice}")
 
     def _seats_before(self, item: Item) -> list[Seat]:
         """What the judges say of a comparison that were asked before those that compare."""

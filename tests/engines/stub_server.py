@@ -1,6 +1,7 @@
 """A local server that speaks enough of the OpenAI protocol to misbehave on purpose."""
 
 import inspect
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -37,10 +38,20 @@ def fault(status: int, message: str, headers: dict[str, str] | None = None, **er
 class StubServer:
     """Answers chat requests with answer(body, how many came before) and lists `models` (None: HTTP 404)."""
 
-    def __init__(self, answer: Answer, models: Sequence[str] | None = ("stub",), owned_by: str = "test") -> None:
+    last: web.Request
+    """The latest chat request."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        models: Sequence[str] | None = ("stub",),
+        owned_by: str = "test",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.answer = answer
         self.models = models
         self.owned_by = owned_by
+        self.tls = tls
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.url = ""
@@ -51,9 +62,9 @@ class StubServer:
         app.router.add_post("/v1/chat/completions", self._chat)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+        self.url = f"http{'s' if self.tls else ''}://127.0.0.1:{self._runner.addresses[0][1]}/v1"
         return self
 
     async def __aexit__(
@@ -68,6 +79,7 @@ class StubServer:
         return web.json_response({"object": "list", "data": data})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.last = request
         body = await request.json()
         self.headers.append(dict(request.headers))
         self.bodies.append(body)

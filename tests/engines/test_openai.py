@@ -307,7 +307,7 @@ async def test_a_refused_field_is_left_out_from_then_on(refused, status, message
     async with StubServer(answer) as server, engine_for(server, concurrency=2) as engine:
         completions = await drain(engine, requests)
     assert [completion.samples[0].text for completion in completions] == ["A"] * 4
-    assert sum(refused in body for body in server.bodies) <= 4  # two in flight, log-probs are tried twice
+    assert sum(refused in body for body in server.bodies) <= 2  # the first request is alone; log-probs are tried twice
     assert refused not in server.bodies[-1]
     if refused == "max_tokens":
         assert "max_completion_tokens" in server.bodies[-1]
@@ -345,26 +345,80 @@ async def test_choices_are_constrained_and_their_probabilities_read():
     assert completion.samples[0].choice_probabilities == pytest.approx({"A": 0.1, "B": 0.9})
 
 
-async def test_an_ignored_constraint_is_noticed_and_gives_no_probabilities():
-    def answer(body, i):
+async def test_an_ignored_constraint_is_noticed_on_the_first_call_and_gives_no_probabilities():
+    """Before any other of the 40 requests, 16 of which could be in flight, is sent; and what it means is said."""
+    known = []
+
+    async def answer(body, i):
+        await asyncio.sleep(0.05 if i == 0 else 0)  # time enough for others to come
+        known.append((len(server.bodies), list(engine.notices)))
         return chat_reply("Well, A is", tops=[("Well", math.log(0.5)), ("A", math.log(0.3)), ("B", math.log(0.1))])
 
     async with StubServer(answer) as server, engine_for(server) as engine:
         assert engine.capabilities.choice_constraint
-        completions = await drain(engine, [request(k, choices=("A", "B")) for k in "ab"])
-    assert [completion.samples[0].choice_probabilities for completion in completions] == [None, None]
+        completions = await drain(engine, [request(str(k), choices=("A", "B")) for k in range(40)])
+    assert [completion.samples[0].choice_probabilities for completion in completions] == [None] * 40
     assert not engine.capabilities.choice_constraint
-    assert len(engine.notices) == 1
-    assert "ignores the constraint" in engine.notices[0]
+    assert known[0] == (1, [])
+    [notice] = engine.notices
+    assert all(notices == [notice] for _, notices in known[1:])
+    assert f"{server.url} (stub) ignores the constraint to A, B (structured_outputs)" in notice
+    assert "'Well, A is'" in notice
+    assert "counts for nothing (unparsed)" in notice
+    assert "repair: true" in notice
 
 
-async def test_missing_log_probs_are_noticed_once():
-    async with StubServer(lambda body, i: chat_reply("A")) as server, engine_for(server) as engine:
-        completions = await drain(engine, [request(k, choices=("A", "B")) for k in "ab"])
-    assert [completion.samples[0].choice_probabilities for completion in completions] == [None, None]
+async def test_missing_log_probs_are_noticed_on_the_first_call():
+    known = []
+
+    def answer(body, i):
+        known.append(list(engine.notices))
+        return chat_reply("A")
+
+    async with StubServer(answer) as server, engine_for(server) as engine:
+        completions = await drain(engine, [request(str(k), choices=("A", "B")) for k in range(40)])
+    assert [completion.samples[0].choice_probabilities for completion in completions] == [None] * 40
     assert not engine.capabilities.choice_probabilities
-    assert len(engine.notices) == 1
-    assert "no log-probs" in engine.notices[0]
+    [notice] = engine.notices
+    assert known == [[]] + [[notice]] * 39
+    assert "gives no log-probs" in notice
+    assert "each vote counts whole" in notice
+    assert "ask more votes at a temperature above 0" in notice
+
+
+@pytest.mark.parametrize(
+    "first", [lambda: fault(400, "the content is not nice"), lambda: fault(500, "oops"), lambda: chat_reply("A")]
+)
+async def test_only_the_first_request_with_choices_goes_alone_whatever_becomes_of_it(first):
+    most = running = 0
+
+    async def answer(body, i):
+        nonlocal most, running
+        if i == 0:
+            assert running == 0
+            return first()
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        return chat_reply("A")
+
+    async with StubServer(answer) as server:
+        await ask(server, *(request(str(k), choices=("A", "B")) for k in range(9)), max_retries=0, concurrency=4)
+    assert (len(server.bodies), most) == (9, 4)
+
+
+async def test_a_refusal_or_a_cut_answer_does_not_prove_that_the_constraint_is_ignored():
+    def answer(body, i):
+        refusal = chat_reply("", refusal="I can not judge this", tops=[("A", -0.1)])
+        cut = {"index": 0, "message": {"content": "Well"}, "finish_reason": "length"}
+        return refusal if i else web.json_response({"choices": [cut]})
+
+    options = {"constraint": "structured_outputs"}
+    async with StubServer(answer) as server, engine_for(server, **options) as engine:
+        completions = await drain(engine, [request(k, choices=("A", "B")) for k in "ab"])
+    assert [completion.samples[0].text for completion in completions] == ["Well", "I can not judge this"]
+    assert not [notice for notice in engine.notices if "constraint" in notice]
 
 
 async def test_without_a_constraint_nothing_is_sent():
@@ -377,6 +431,18 @@ async def test_a_demanded_constraint_that_is_refused_is_an_error():
     async with StubServer(lambda body, i: fault(400, "structured_outputs: unknown field")) as server:
         with pytest.raises(EngineError, match="refuses structured_outputs"):
             await ask(server, request(choices=("A", "B")), constraint="structured_outputs")
+
+
+async def test_a_demanded_constraint_that_is_ignored_is_an_error_after_one_request():
+    async with StubServer(lambda body, i: chat_reply("Well, A is")) as server:
+        with pytest.raises(EngineError, match=r"ignores the constraint to A, B.*\n.*'auto' or 'none'"):
+            await ask(
+                server,
+                *(request(k, choices=("A", "B")) for k in "abcdef"),
+                constraint="structured_outputs",
+                concurrency=1,
+            )
+    assert len(server.bodies) == 1
 
 
 async def test_the_budget_stops_after_what_is_in_flight():

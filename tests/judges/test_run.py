@@ -260,3 +260,21 @@ def test_provenance_of_a_verdict_names_every_vote(responses: list[Response], tmp
     journal = {json.loads(line)["id"] for line in (tmp_path / "v.jsonl.d" / "judgments.jsonl").open()}
     named = {name for verdict in result.verdicts for tally in verdict.judges for name in tally.judgments}
     assert named == journal
+
+
+def test_what_an_engine_notices_is_said_at_once(responses: list[Response], capsys: pytest.CaptureFixture[str]) -> None:
+    """Not only when all is paid for."""
+    heard: list[str] = []
+    notices: list[str] = []
+
+    def answer(request: Request, index: int) -> str:
+        heard.append(capsys.readouterr().err)
+        if not notices:
+            notices.append("ignores the constraint")
+        return prefers_good(request, index)
+
+    engine = ScriptedEngine(answer, model="m")
+    engine.notices = notices
+    judge(responses, "helpful", models=["m"], engines={"helpful": engine})
+    assert "m: ignores the constraint" in heard[1]
+    assert "".join([*heard, capsys.readouterr().err]).count("ignores the constraint") == 1
