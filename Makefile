@@ -9,12 +9,13 @@ DEEPSPEED_VENV := .venv-deepspeed
 MODEL := .cache/models/SmolLM2-135M-Instruct/config.json
 PIP := pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup model quickstart test check format test-vllm test-deepspeed parity benchmark clean
+.PHONY: help setup model quickstart test check format test-gpu test-vllm test-deepspeed parity benchmark clean
 
 help:
 	@echo "make quickstart   set up, then go from prompts to an aligned model on the CPU (under 10 minutes)"
 	@echo "make test         set up, then run all tests"
 	@echo "make check        set up, then run ruff and the type checker"
+	@echo "make test-gpu     set up, then test training on CUDA"
 	@echo "make test-vllm    set up vLLM for the CPU, then test its engine and its server"
 	@echo "make test-deepspeed  set up DeepSpeed for the CPU, then test ZeRO-2 and ZeRO-3 in two processes"
 	@echo "make parity       set up TRL in an environment of its own, then compare losses, gradients and a step"
@@ -38,6 +39,9 @@ quickstart: $(MODEL)
 
 test: $(MODEL)
 	$(VENV)/bin/python -m pytest -m "not vllm" --numprocesses 2 --dist worksteal
+
+test-gpu: $(VENV)/ready
+	RLAIF_TEST_DEVICE=cuda $(VENV)/bin/python -m pytest tests/training/test_cuda.py
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -35,7 +35,9 @@ METHOD_KEYS: dict[str, dict[str, Any]] = {
 def main(options: argparse.Namespace) -> None:
     stopwatch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder, _reference_clock() as precompute_seconds:
-        config = task_config(options.task, options.model, Path(folder), options.steps, len(options.rows))
+        config = task_config(
+            options.task, options.model, Path(folder), options.steps, len(options.rows), options.compile
+        )
         trainer = session.open_trainer(config, our_rows(options.rows), callbacks=[stopwatch])
         if options.task.method == "rm":
             _set_head(trainer.model)
@@ -59,7 +61,7 @@ def our_rows(rows: list[IdRow]) -> Rows:
     )
 
 
-def task_config(task: Task, model: str, output: Path, steps: int, batch_size: int) -> Any:
+def task_config(task: Task, model: str, output: Path, steps: int, batch_size: int, compile: bool = False) -> Any:
     """The configuration of a task: the shipped preset, with the benchmark's optimiser and shapes."""
     weights = {"full": True} if task.full else {"lora": {"r": RANK, "alpha": ALPHA}}
     cached = {"reference": "cached", "reference_cache": output / "reference"}  # computed anew in every run
@@ -72,6 +74,7 @@ def task_config(task: Task, model: str, output: Path, steps: int, batch_size: in
         learning_rate=LEARNING_RATE,
         batch_size=batch_size,
         save_steps=10_000,
+        compile=compile,
         trainer={"max_steps": steps, "lr_scheduler_type": "constant", "optim": "adamw_torch", "warmup_steps": 0},
         **METHOD_KEYS[task.method],
         **weights,

@@ -22,6 +22,8 @@ def read_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("steps", type=int)
     parser.add_argument("threads", type=int)
     parser.add_argument("--checkpointing", action="store_true", help="TRL only: with gradient checkpointing")
+    parser.add_argument("--liger", action="store_true", help="TRL only: with Liger's kernels")
+    parser.add_argument("--compile", action="store_true", help="rlaif only: with compile: true")
     parser.add_argument("--without-onednn", action="store_true", help="torch's own matrix products")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

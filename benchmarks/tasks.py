@@ -51,12 +51,14 @@ TASKS = {
         Task("simpo", "simpo", pair_rows),
         Task("sft", "sft", answer_rows),
         Task("rm", "rm", pair_rows),
+        Task("dpo-16", "dpo", partial(pair_rows, pairs=16, prompt=512, completion=256)),
+        Task("dpo-16-full", "dpo", partial(pair_rows, pairs=16, prompt=512, completion=256), full=True),
         Task("memory-long-prompts", "dpo", partial(pair_rows, prompt=400, completion=50), peer=False),
         Task("memory-long-answers", "dpo", partial(pair_rows, prompt=100, completion=200), peer=False),
     )
 }
-DEFAULT_TASKS = tuple(name for name in TASKS if name != "rm")
-"""Reward models are compared by benchmarks.parity; their speed only when asked for."""
+DEFAULT_TASKS = tuple(name for name in TASKS if name not in ("rm", "dpo-16", "dpo-16-full"))
+"""Reward models are compared by benchmarks.parity; their speed, and steps that fill a GPU, only when asked for."""
 MEMORY_TASKS = ("memory-long-answers", "memory-long-prompts")
 
 _NO_REWARD = {"rewards/chosen": 0.0, "rewards/rejected": 0.0, "rewards/margins": 0.0}

@@ -40,6 +40,7 @@ def main(options: argparse.Namespace) -> None:
             gradient_checkpointing=options.checkpointing,
             optim="adamw_torch",
             bf16=on_gpu,
+            use_liger_kernel=options.liger,
             **cached,
         )
         trainer.train()

@@ -55,6 +55,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="rounds; in each, every side runs once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpointing", action="store_true", help="also TRL with its default gradient checkpointing")
+    parser.add_argument("--liger", action="store_true", help="also TRL with Liger's kernels, which must be installed")
+    parser.add_argument("--compile", action="store_true", help="also rlaif with compile: true")
     parser.add_argument("--without-onednn", action="store_true", help="both sides with torch's own matrix products")
     parser.add_argument("--min-speedup", type=float, default=0.0, help="exit status 3 below this, in any task")
     parser.add_argument("--max-memory", type=float, default=math.inf, help="exit status 3 above this ratio")
@@ -68,10 +70,14 @@ def run_task(task: Task, options: argparse.Namespace) -> dict[str, list[Result]]
     arguments += ["--tiny"] if options.tiny else []
     arguments += ["--without-onednn"] if options.without_onednn else []
     sides = {"rlaif": [sys.executable, "-m", "benchmarks.our_side", *arguments]}
+    if options.compile:
+        sides["rlaif, compile"] = [*sides["rlaif"], "--compile"]
     if task.peer:
         sides["TRL"] = [options.trl_python, "-m", "benchmarks.trl_side", *arguments]
         if options.checkpointing:
             sides["TRL, gradient checkpointing"] = [*sides["TRL"], "--checkpointing"]
+        if options.liger:
+            sides["TRL, Liger"] = [*sides["TRL"], "--liger"]
     results: dict[str, list[Result]] = {side: [] for side in sides}
     for number in range(options.rounds):
         for side, command in sides.items():
@@ -82,7 +88,8 @@ def run_task(task: Task, options: argparse.Namespace) -> dict[str, list[Result]]
 
 def run_side(command: list[str], threads: int) -> Result:
     """Runs one side in a process of its own and reads the JSON it prints last."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     result: Result = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -96,7 +103,7 @@ def print_rows(task: Task, results: dict[str, list[Result]], options: argparse.N
         speed_ratio, memory_ratio = seconds[side] / seconds["rlaif"], memory["rlaif"] / memory[side]
         ratios = f"{speed_ratio:.2f} | {memory_ratio:.2f}" if side != "rlaif" else "|"
         samples = len(task.rows(1)) / seconds[side]
-        print(f"| {task.name} | {side} | {seconds[side]:.2f} | {samples:.3f} | {memory[side]:,.0f} | {ratios} |")
+        print(f"| {task.name} | {side} | {seconds[side]:.3g} | {samples:.3f} | {memory[side]:,.0f} | {ratios} |")
     if task.cached:
         spent = [f"{side} {rounds[0]['precompute_seconds']:.2f} s" for side, rounds in results.items()]
         print(f"| {task.name} | reference cached before: {', '.join(spent)} | | | | | |")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test reaches for a hub
+if os.environ.get("RLAIF_TEST_DEVICE", "cpu") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are written for the CPU; make test-gpu runs those for CUDA
 
 from rlaif.types import Message, Prompt, Response, Sampling
 

@@ -7,9 +7,10 @@ models, never read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,12 +186,13 @@ def _longest_path(tree: Tree) -> int:
 
 
 class _Builder:
-    """Collects rows of positions, then pads them into one Batch."""
+    """Collects rows of positions, then pads them into one Batch. What is kept per position is a flat list of numbers, and
+    becomes a tensor by way of numpy: on a GPU a step must not wait for its planning."""
 
     def __init__(self, read_last: bool) -> None:
         self.kept = None if read_last else -1
-        self.rows: list[list[tuple[int, int, int, int]]] = []  # per position: token, position id, tree, branch
-        self.predictors: list[tuple[int, int, int, int, int]] = []  # row, position in it, target, completion, place
+        self.rows: list[_PositionRow] = []
+        self.predictors = _Predictors()
         self.ends: list[tuple[int, int]] = []  # row, position in it
         self.members: list[tuple[int, ...]] = []
         self.data_rows: list[int] = []
@@ -198,12 +200,12 @@ class _Builder:
         self.n_trees = 0
 
     def start_row(self) -> None:
-        self.rows.append([])
+        self.rows.append(_PositionRow())
 
     def add_prompt(self, prompt: tuple[int, ...]) -> int:
         """Appends a prompt to the current row; returns the position of its last token."""
         row = self.rows[-1]
-        row.extend((token, position, self.n_trees, 0) for position, token in enumerate(prompt))
+        row.extend(prompt, 0, self.n_trees, 0)
         return len(row) - 1
 
     def add_branch(self, branch: Completion, prompt_end: int, prompt_length: int, number: int) -> int:
@@ -211,13 +213,9 @@ class _Builder:
         row, completion = self.rows[-1], len(self.sources)
         start = len(row)
         read = branch.ids[: self.kept]
-        row.extend((token, prompt_length + i, self.n_trees, number) for i, token in enumerate(read))
-        place = 0
-        for i, target in enumerate(branch.ids):
-            if branch.learned is None or branch.learned[i]:
-                predictor = prompt_end if i == 0 else start + i - 1
-                self.predictors.append((len(self.rows) - 1, predictor, target, completion, place))
-                place += 1
+        row.extend(read, prompt_length, self.n_trees, number)
+        places = [prompt_end, *range(start, start + len(branch) - 1)]
+        self.predictors.extend(len(self.rows) - 1, places, branch, completion)
         self.ends.append((len(self.rows) - 1, len(row) - 1 if read else prompt_end))
         self.sources.append((-1, -1))
         return completion
@@ -233,27 +231,74 @@ class _Builder:
 
     def build(self, is_plain: bool) -> Batch:
         width = max(map(len, self.rows))
-        cells = torch.tensor([row + [(0, 0, PADDING, 0)] * (width - len(row)) for row in self.rows])
-        predictors, ends = torch.tensor(self.predictors), torch.tensor(self.ends)
-        input_ids, position_ids, tree, branch = cells.unbind(-1)
+        predictors, ends = self.predictors, torch.tensor(self.ends)
         return Batch(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            tree=tree,
-            branch=branch,
+            input_ids=_padded([row.tokens for row in self.rows], width, 0),
+            position_ids=_padded([row.positions for row in self.rows], width, 0),
+            tree=_padded([row.trees for row in self.rows], width, PADDING),
+            branch=_padded([row.branches for row in self.rows], width, 0),
             is_plain=is_plain,
-            completion_positions=predictors[:, 0] * width + predictors[:, 1],
-            targets=predictors[:, 2],
+            completion_positions=_tensor(predictors.rows) * width + _tensor(predictors.places),
+            targets=_tensor(predictors.targets),
             ends=ends[:, 0] * width + ends[:, 1],
             layout=Layout(
-                completion=predictors[:, 3],
-                position=predictors[:, 4],
+                completion=_tensor(predictors.completions),
+                position=_tensor(predictors.orders),
                 members=torch.tensor(self.members),
                 rows=tuple(self.data_rows),
                 sources=tuple(self.sources),
             ),
             n_tokens=sum(map(len, self.rows)),
         )
+
+
+class _PositionRow:
+    """The positions of a row: token, position id, tree and branch of each."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.trees: list[int] = []
+        self.branches: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def extend(self, ids: Sequence[int], first_position: int, tree: int, branch: int) -> None:
+        self.tokens.extend(ids)
+        self.positions.extend(range(first_position, first_position + len(ids)))
+        self.trees.extend([tree] * len(ids))
+        self.branches.extend([branch] * len(ids))
+
+
+class _Predictors:
+    """What is learned: each target, the row and place in it that predict it, its completion and its order in that."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.places: list[int] = []
+        self.targets: list[int] = []
+        self.completions: list[int] = []
+        self.orders: list[int] = []
+
+    def extend(self, row: int, places: Sequence[int], branch: Completion, completion: int) -> None:
+        """places: of the positions that predict each token of `branch`."""
+        targets: Sequence[int] = branch.ids
+        if branch.learned is not None:
+            places, targets = list(compress(places, branch.learned)), list(compress(targets, branch.learned))
+        self.rows.extend([row] * len(targets))
+        self.places.extend(places)
+        self.targets.extend(targets)
+        self.completions.extend([completion] * len(targets))
+        self.orders.extend(range(len(targets)))
+
+
+def _padded(rows: Sequence[list[int]], width: int, filling: int) -> Tensor:
+    return torch.stack([_tensor(row + [filling] * (width - len(row))) for row in rows])
+
+
+def _tensor(numbers: list[int]) -> Tensor:
+    return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 def _tree_batch(units: Sequence[Sequence[Tree]], read_last: bool) -> Batch:

@@ -1,8 +1,8 @@
 """Attention over prompt trees on CUDA: flex attention (arXiv 2412.05496), whose block masks say what is never computed.
 
-Its CUDA kernels have not been run by the tests: these have a CPU, where torch's unfused version and its C++ kernels are
-compared with dense masks. A run compares its first log-probs with those of ordinary attention, and goes back through two
-micro-batches, before it trains with them (forward.py).
+On the CPU the tests compare torch's unfused version and its C++ kernels with dense masks, on a GPU its CUDA kernels. A run
+compares its first log-probs with those of ordinary attention, and goes back through two micro-batches, before it trains with
+them (forward.py).
 """
 
 from typing import Any
@@ -18,6 +18,8 @@ NAME = "rlaif_flex"
 BLOCK = 128
 """Positions per side of a block."""
 LARGEST = torch.iinfo(torch.int32).max
+SMALLEST_HEAD = 16
+"""Numbers per attention head that its CUDA kernels take at least."""
 
 
 def takes_flex_attention(model: Any) -> bool:
@@ -25,6 +27,15 @@ def takes_flex_attention(model: Any) -> bool:
     from transformers.utils import is_torch_flex_attn_available
 
     return bool(model._supports_flex_attn and is_torch_flex_attn_available())
+
+
+def without_kernels(config: Any, dtype: torch.dtype) -> str | None:
+    """Why there are no CUDA kernels for a model, or None if there are: to find out by compiling takes torch 10 s."""
+    text = config.get_text_config()
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if size < SMALLEST_HEAD:
+        return f"it takes no attention heads of less than {SMALLEST_HEAD} numbers, and these have {size}"
+    return "it does not compute in float64" if dtype == torch.float64 else None
 
 
 def is_soft_capped(config: Any) -> bool:

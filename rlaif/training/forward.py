@@ -10,7 +10,7 @@ from torch import Tensor
 from rlaif.errors import TrainError, on_one_line
 from rlaif.progress import say
 from rlaif.training.batches import PADDING, Batch, grow_trees, plan_step
-from rlaif.training.flex_attention import BLOCK
+from rlaif.training.flex_attention import BLOCK, without_kernels
 from rlaif.training.logps import Head, own_logps, own_reward
 from rlaif.training.masks import AttentionPlan, model_inputs, use_dense_attention
 from rlaif.training.ranks import most
@@ -130,6 +130,8 @@ def _flex_problem(
 ) -> str | None:  # fmt: skip
     """What is wrong with flex attention for this model on this machine, or None. Also goes back through two micro-batches
     of different lengths, so that the kernels for all lengths and for the backward are compiled (and fail) now."""
+    if device.type == "cuda" and (reason := without_kernels(model.config, _dtype(model))) is not None:
+        return reason
     rewards = differ is _rewards_differ
     try:
         problem = _disagreement(differ, model, sample, plan, device)

@@ -14,8 +14,8 @@ from tiny import build_gemma3, build_llama, random_row, without_float32_norms
 from torch import Tensor
 
 from rlaif.training.batches import Batch, plan_step
-from rlaif.training.flex_attention import BLOCK, block_mask, blocks, takes_flex_attention
-from rlaif.training.forward import batch_logps, batch_rewards, checked_plan
+from rlaif.training.flex_attention import BLOCK, block_mask, blocks, takes_flex_attention, without_kernels
+from rlaif.training.forward import _flex_problem, batch_logps, batch_rewards, checked_plan
 from rlaif.training.logps import own_logps, own_reward, patch_forward, patch_reward_forward
 from rlaif.training.masks import AttentionPlan, attention_plan, model_inputs, tree_mask, use_dense_attention
 from rlaif.training.policy import fast_plan
@@ -256,6 +256,31 @@ def test_only_models_it_is_right_for_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_soft_capped_scores_are_never_left_to_sdpa() -> None:
     assert use_dense_attention(build_gemma2()).additive
     assert fast_plan(build_gemma2(), "cpu").additive
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "told"),
+    [
+        ({"head_dim": 8}, torch.float32, "attention heads of less than 16 numbers, and these have 8"),
+        ({"hidden_size": 32, "num_attention_heads": 4}, torch.bfloat16, "these have 8"),
+        ({"head_dim": 16}, torch.float64, "float64"),
+        ({"head_dim": 16}, torch.float32, None),
+        ({"head_dim": 64}, torch.bfloat16, None),
+    ],
+)
+def test_what_has_no_cuda_kernels_is_known_without_compiling(
+    settings: dict[str, Any], dtype: torch.dtype, told: str | None
+) -> None:
+    model = build_llama(dtype, **settings)
+    reason = without_kernels(model.config, dtype)
+    assert (reason is None) if told is None else (reason is not None and told in reason)
+
+
+def test_on_cuda_such_a_model_gets_dense_masks_at_once(rows: list[Row]) -> None:
+    """And the reason is said; on the CPU the tests' models of float64 and small heads are attended as they are."""
+    model = build_llama(head_dim=16)
+    plan = fast_plan(model, "cuda")
+    assert _flex_problem(fails, model, rows, rows, plan, torch.device("cuda")) == "it does not compute in float64"
 
 
 class CompilerError(Exception):
