@@ -278,3 +278,13 @@ def test_what_an_engine_notices_is_said_at_once(responses: list[Response], capsy
     judge(responses, "helpful", models=["m"], engines={"helpful": engine})
     assert "m: ignores the constraint" in heard[1]
     assert "".join([*heard, capsys.readouterr().err]).count("ignores the constraint") == 1
+
+
+@pytest.mark.parametrize(("stop", "is_warned"), [("posterior", True), ("cannot-lose", False)])
+def test_a_posterior_over_a_cascade_is_warned_of(
+    stop: str, is_warned: bool, responses: list[Response], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    panel = tmp_path / "panel.yaml"
+    panel.write_text(f"kind: ensemble\nstop: {stop}\nmembers: [{{judge: helpful}}, {{judge: honest, cost: 20}}]\n")
+    run(responses, str(panel), lambda request, index: "A")
+    assert ("may stop before the dearer judges" in capsys.readouterr().err) == is_warned
