@@ -1,5 +1,6 @@
 """What a judge's answer means: a completion as a Judgment."""
 
+from functools import lru_cache
 from typing import TypeVar
 
 from rlaif.engines.base import Completion, Sample
@@ -46,7 +47,7 @@ def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, 
         judge=judge.name,
         model=judge.engine.model,
         endpoint=endpoint,
-        template_hash=content_hash(how.template.source, judge.config.system),
+        template_hash=_template_hash(how.template.source, judge.config.system),
         vote=vote,
         shown=tuple(response.id for response in how.shown),
         question=how.question.name if how.question else None,
@@ -60,6 +61,11 @@ def read_judgment(judge: LLMJudge, item: Item, vote: int, endpoint: str | None, 
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=sample.completion_tokens,
     )
+
+
+@lru_cache(maxsize=64)
+def _template_hash(source: str, system: str | None) -> str:
+    return content_hash(source, system)
 
 
 def _flags(judge: LLMJudge, shown: tuple[Response, ...]) -> tuple[str, ...]:

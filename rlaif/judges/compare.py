@@ -28,7 +28,7 @@ def comparisons_of(
     models: each sample of one model with the same sample of every other. Only `models` compares responses with the same
     text (they tie); elsewhere there is nothing to prefer.
     """
-    whole = Item(tuple(group)).id
+    whole = tuple(group)
     if rule == "models":
         pairs = [pair for pair in combinations(group, 2) if pair[0].sample_index == pair[1].sample_index]
         return [Item(pair, whole) for pair in pairs], "" if pairs else "responses of one model only"
@@ -42,7 +42,7 @@ def comparisons_of(
 
 
 def _screened(
-    group: Sequence[Response], whole: str, score: Callable[[Response], float | None]
+    group: Sequence[Response], whole: tuple[Response, ...], score: Callable[[Response], float | None]
 ) -> tuple[list[Item], str]:
     scored = [(value, response) for response in group if (value := score(response)) is not None]
     if not scored:

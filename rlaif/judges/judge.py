@@ -17,8 +17,8 @@ class Item:
     """What is judged: one response, a comparison of two responses to one prompt, or all of a prompt's responses."""
 
     responses: tuple[Response, ...]
-    group: str = ""
-    """Of a comparison: the id of the item with all the prompt's responses, which judges that rank are asked."""
+    group: tuple[Response, ...] = ()
+    """Of a comparison: all the prompt's responses, which judges that rank are asked about."""
 
     @cached_property
     def id(self) -> str:

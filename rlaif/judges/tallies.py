@@ -33,7 +33,7 @@ class Tallies:
         if self.ensemble.scorers:
             tallies += self._scored(tuple(Item((response,)) for response in item.responses))
         if self.ensemble.rankers:
-            found = self.journal.votes(item.group)
+            found = self.journal.votes(Item(item.group).id)
             tallies += [self._ranked(judge, item, found) for judge in self.ensemble.rankers]
         people = [human for human in self.ensemble.humans if human.compares]
         if people:
