@@ -73,10 +73,14 @@ def load_model(name: str, dtype: str = "auto", device: str | None = None, *, qua
     """A causal language model in evaluation mode on `device` (CUDA if there is one). An adapter is merged into its base.
 
     dtype: 'auto' (bfloat16 on CUDA, float32 on the CPU) or a torch dtype name. quantize: hold the weights of a whole
-    model in so many bits, with bitsandbytes.
+    model in so many bits, with bitsandbytes. Raises EngineError, also for a reward model: it has no head for text.
     """
     from transformers import AutoModelForCausalLM
 
+    from rlaif.engines.base import writes_no_text
+
+    if is_reward_model(name):
+        raise writes_no_text(name)
     device = device or default_device()
     base = adapter_base(name)
     if base is not None:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from rlaif.chat import encode, render_prompt, stop_token_ids
-from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample, writes_no_text
+from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
 from rlaif.errors import DataError, EngineError
 from rlaif.types import FinishReason, Sampling, content_hash
 
@@ -73,10 +73,8 @@ class TransformersEngine(Engine):
         self._lm = self._tokenizer = None
 
     def _load(self) -> None:
-        from rlaif.models import is_reward_model, load_model, load_tokenizer
+        from rlaif.models import load_model, load_tokenizer
 
-        if is_reward_model(self.model):
-            raise writes_no_text(self.model)
         self._tokenizer = load_tokenizer(self.model)
         self._lm = load_model(self.model, self.dtype)
         self._stops = stop_token_ids(self._tokenizer, self._lm.generation_config)

@@ -1,5 +1,6 @@
 """Whether the rows are what the method needs, told before any model is loaded."""
 
+import os
 import random
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ def check_models(config: TrainConfig) -> None:
     """Raises ConfigError for models in folders that can not be what the run needs them for."""
     reference = getattr(config, "reference_model", None)
     for key, name in (("model", config.model), ("reference_model", reference)):
-        if name is not None and config.method != "rm" and is_reward_model(name):
+        if name is not None and config.method != "rm" and os.path.exists(name) and is_reward_model(name):
             raise ConfigError(
                 f"{key}: {name} is a reward model, which writes no text; name a language model, or let 'rlaif judge' use it"
             )
