@@ -29,8 +29,6 @@ from rlaif.judges.stopping import VOTE_MARGIN, Stopping
 from rlaif.progress import say
 
 Judge = ProgramJudge | HumanJudge | RewardJudge | LLMJudge
-Scorer = Judge
-"""A judge that scores single responses."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Ensemble:
         return tuple(judge for judge in self.judges if isinstance(judge, LLMJudge))
 
     @property
-    def scorers(self) -> tuple[Scorer, ...]:
+    def scorers(self) -> tuple[Judge, ...]:
         """The judges that score single responses."""
         return tuple(judge for judge in self.judges if not compares(judge))
 

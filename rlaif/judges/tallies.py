@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlaif.judges.aggregate import as_comparison, mean_score, pairwise_tally, pointwise_tally, score_margin
-from rlaif.judges.ensemble import Ensemble, Scorer
+from rlaif.judges.ensemble import Ensemble, Judge
 from rlaif.judges.journal import Journal
 from rlaif.judges.judge import Item, LLMJudge
 from rlaif.judges.questions import Question, mean_over_questions, questions_of
@@ -55,7 +55,7 @@ class Tallies:
         found = [self.journal.votes(item.id) for item in singles]
         return [self._score(judge, singles, found) for judge in self.ensemble.scorers]
 
-    def _score(self, judge: Scorer, singles: Sequence[Item], found: Sequence[Found]) -> JudgeTally:
+    def _score(self, judge: Judge, singles: Sequence[Item], found: Sequence[Found]) -> JudgeTally:
         votes = [each.get(judge.name, {}) for each in found]
         if isinstance(judge, RewardJudge):
             rewards = [reward_of(list(each.values())) for each in votes]
@@ -70,7 +70,7 @@ class Tallies:
         return pointwise_tally(judge.name, judge.model, judge.weight, _lists(votes), scores, score_margin(scores))
 
     def _score_of_questions(
-        self, judge: Scorer, votes: Sequence[Votes], questions: Sequence[tuple[Question, ...]]
+        self, judge: Judge, votes: Sequence[Votes], questions: Sequence[tuple[Question, ...]]
     ) -> JudgeTally:
         by_question = [question_scores(each, asked) for each, asked in zip(votes, questions, strict=True)]
         scores = [mean_over_questions(asked, found) for asked, found in zip(questions, by_question, strict=True)]
@@ -94,8 +94,10 @@ class Tallies:
 
 def question_scores(votes: Votes, questions: Sequence[Question]) -> list[float | None]:
     """The mean score of each question over its votes."""
-    return [mean_score([vote for index, vote in votes.items() if index % len(questions) == place])
-            for place in range(len(questions))]  # fmt: skip
+    by_question: list[list[Judgment]] = [[] for _ in questions]
+    for vote, judgment in votes.items():
+        by_question[vote % len(questions)].append(judgment)
+    return [mean_score(judgments) for judgments in by_question]
 
 
 def reward_of(votes: Sequence[Judgment]) -> float | None:
