@@ -55,8 +55,10 @@ def judge_plan(
             _count(counts[llm.name], llm, items if llm.is_pairwise else asked_about)
     bound = ", at most" if ensemble.comparisons == "screened" else ""
     asked = sum(count.votes for count in counts.values())
+    stoppable = sum(counts[llm.name].votes for llm in ensemble.pairwise)
     least = compared * min((min(2, llm.votes) for llm in ensemble.pairwise), default=0)
-    may_be_less = (ensemble.stopping.rule != "all" and asked > least) or any(count.bounds for count in counts.values())
+    may_stop = ensemble.stopping.rule != "all" and stoppable > least
+    may_be_less = may_stop or any(count.bounds for count in counts.values())
     scored = {"responses for reward models": len(rows) * len(ensemble.rewards)} if ensemble.rewards else {}
     return {
         "responses": len(rows),

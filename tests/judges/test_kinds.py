@@ -15,6 +15,7 @@ from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError, DataError, EngineError
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.judges.judge import Item, shown_order
+from rlaif.judges.plan import judge_plan
 from rlaif.judges.run import JudgeResult
 from rlaif.records import read_records, write_records
 from rlaif.types import Judgment, Preferred, Ranking, Response, Score, Tie
@@ -413,3 +414,25 @@ def test_labels_of_other_responses_are_not_passed_over_silently(make_response: M
         "judge": "mine",
         "reason": "a label on responses that are not compared: gone, question-m-1",
     } in result.skipped
+
+
+# What would be asked
+
+
+def test_a_plan_counts_questions_rankings_and_rewards(make_response: Make) -> None:
+    rows = [make_response(f"t{index}", index=index, metadata={"checklist": ["Is it short?"]}) for index in range(3)]
+
+    def votes(name: str) -> dict[str, object]:
+        plan = judge_plan(rows, name, votes=2, models=(EngineConfig(model="m"),), comparisons="all")
+        return {key: value for key, value in plan.items() if "votes" in key or "reward" in key}
+
+    assert votes("criteria") == {"LLM votes": 3 * 4}
+    assert votes("checklist") == {"LLM votes": 3}
+    assert votes("ranking") == {"LLM votes": 2}
+    assert votes("helpful") == {"LLM votes": 3 * 2}
+    assert votes("reward") == {"LLM votes": 0, "responses for reward models": 3}
+    written = judge_plan(
+        [make_response("one")], "checklist", votes=1, models=(EngineConfig(model="m"),), comparisons=None
+    )
+    assert written["LLM votes, at most"] == 6
+    assert "Write a checklist" in written["example"]
