@@ -18,7 +18,7 @@ from rlaif.recipes.run import run
 RECIPE = """\
 output: {output}
 model: {model}
-engine: {{batch_size: 4}}
+engine: {{batch_size: 1}}  # how a product is rounded may hang on how many rows it has, and a sample on that
 generate:
   prompts: prompts.jsonl
   n: 3
