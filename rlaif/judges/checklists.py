@@ -85,6 +85,7 @@ def writing_request(judge: LLMJudge, prompt: Prompt, endpoint: str | None) -> Re
     sampling = Sampling(temperature=how.temperature, max_tokens=how.max_tokens, seed=how.seed)
     key = content_hash(
         "checklist",
+        prompt.id,
         [message.as_dict() for message in messages],
         judge.engine.model_dump(mode="json", include=CHANGES_ANSWERS),
         endpoint,
