@@ -64,6 +64,8 @@ def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
 
     def advance(count: int) -> None:
         nonlocal done, last
+        if not count:
+            return
         done += count
         now = time.monotonic()
         if done >= total or now - last >= SECONDS_BETWEEN_LINES:

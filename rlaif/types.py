@@ -147,7 +147,9 @@ class Judgment(JournalRecord):
     endpoint: str | None = None
     template_hash: str
     vote: int = Field(ge=0)
-    shown: tuple[str, ...] = Field(description="response ids in the order they were shown")
+    shown: tuple[str, ...] = Field(
+        description="response ids in the order they were shown; none where that is not known, as of people"
+    )
     raw: str
     outcome: Outcome | None = None
     reason: NoOutcome | None = Field(default=None, description="why there is no outcome")
@@ -324,3 +326,26 @@ class PreferencePair(Record):
     margin: float | None = None
     confidence: float | None = None
     provenance: Provenance | None = None
+
+    @classmethod
+    def of(cls, chosen: Response, rejected: Response, *, provenance: dict[str, Any], **known: Any) -> "PreferencePair":
+        """The pair of two responses to one prompt. provenance, known: further fields of it and of its Provenance."""
+        return cls(
+            id=content_hash(chosen.id, chosen.text, rejected.id, rejected.text),
+            prompt_id=chosen.prompt.id,
+            prompt=chosen.prompt.messages,
+            chosen=chosen.messages,
+            rejected=rejected.messages,
+            chosen_id=chosen.id,
+            rejected_id=rejected.id,
+            chosen_finish_reason=chosen.finish_reason,
+            rejected_finish_reason=rejected.finish_reason,
+            provenance=Provenance(
+                chosen_model=chosen.model,
+                rejected_model=rejected.model,
+                chosen_sampling=chosen.sampling,
+                rejected_sampling=rejected.sampling,
+                **provenance,
+            ),
+            **known,
+        )

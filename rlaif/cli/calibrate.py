@@ -48,14 +48,15 @@ def calibrate_command(
     from rlaif.errors import QualityGateError
     from rlaif.gold.records import responses_of
     from rlaif.judges.bench import gold_sample
-    from rlaif.judges.calibration import calibrate
+    from rlaif.judges.calibration import calibrate, checked_labels
     from rlaif.judges.plan import judge_plan
     from rlaif.judges.stopping import VOTE_MARGIN
 
     configs = through.configs(model or [])
     if dry_run:
-        rows = responses_of(gold_sample(gold, limit, seed))
-        would = judge_plan(rows, judge, votes=votes, models=configs, comparisons="models", stop="all")
+        pairs = gold_sample(gold, limit, seed)
+        checked_labels(gold, pairs)
+        would = judge_plan(responses_of(pairs), judge, votes=votes, models=configs, comparisons="models", stop="all")
         options.print_plan(would, json)
         return
     failed: QualityGateError | None = None

@@ -11,6 +11,7 @@ from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError
 
 EngineKind = Literal["auto", "vllm", "transformers", "openai"]
+Task = Literal["generate", "score"]
 CHANGES_ANSWERS = {"model", "engine", "constraint", "extra_body", "dtype", "max_model_len", "engine_args"}
 """The keys of an engine's configuration that can change what a model answers."""
 
@@ -82,7 +83,7 @@ class EngineConfig(EngineSettings):
         return "transformers"
 
 
-def make_engine(config: EngineConfig, task: Literal["generate", "score"] = "generate") -> Engine:
+def make_engine(config: EngineConfig, task: Task = "generate") -> Engine:
     """The engine for a configuration, not yet opened. Raises ConfigError for impossible combinations.
 
     task: whether its model is a language model, for `complete_many`, or a reward model, for `score_many`.

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlaif.chat import conversation_ids
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, ScoreCompletion, ScoreRequest, writes_no_text
-from rlaif.engines.transformers import SORTED_TOGETHER, out_of_memory
+from rlaif.engines.batching import SORTED_TOGETHER, batches, out_of_memory, padded
 from rlaif.errors import DataError
 
 
@@ -97,17 +97,11 @@ class RewardEngine(Engine):
         return Conversation(request.key, ids)
 
     def _batches(self, conversations: list[Conversation]) -> Iterator[list[Conversation]]:
-        """Alike in length, longest first (so running out of memory shows at once)."""
         conversations.sort(key=lambda conversation: (-len(conversation.ids), conversation.key))
-        batch: list[Conversation] = []
-        for conversation in conversations:
-            longest = len((batch or [conversation])[0].ids)
-            if batch and (len(batch) >= self.batch_size or (len(batch) + 1) * longest > self.max_batch_tokens):
-                yield batch
-                batch = []
-            batch.append(conversation)
-        if batch:
-            yield batch
+        yield from batches(
+            conversations, lambda conversation: len(conversation.ids), most_rows=self.batch_size,
+            most_tokens=self.max_batch_tokens,
+        )  # fmt: skip
 
     def _score(self, batch: list[Conversation]) -> list[ScoreCompletion]:
         import torch
@@ -126,19 +120,12 @@ class RewardEngine(Engine):
         transformers scores the last token that is not the padding token. A model without one is given a token with which
         no conversation of the batch ends.
         """
-        import torch
-
         padding = self._padding
         if padding is None:
             ends = {conversation.ids[-1] for conversation in batch}
             padding = next(token for token in count() if token not in ends)
             self._lm.config.get_text_config().pad_token_id = padding
-        ids = torch.full((len(batch), len(batch[0].ids)), padding, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, conversation in enumerate(batch):
-            ids[row, : len(conversation.ids)] = torch.tensor(conversation.ids)
-            mask[row, : len(conversation.ids)] = 1
-        return {"input_ids": ids.to(self._lm.device), "attention_mask": mask.to(self._lm.device)}
+        return padded([conversation.ids for conversation in batch], padding, "right", self._lm.device)
 
 
 def _completion(conversation: Conversation, reward: float, seconds: float) -> ScoreCompletion:

@@ -6,7 +6,6 @@ answered before a restart, does not change it.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,11 +14,9 @@ from typing import Any
 
 from rlaif.chat import encode, render_prompt, stop_token_ids
 from rlaif.engines.base import Capabilities, Completion, Engine, Request, Sample
+from rlaif.engines.batching import SORTED_TOGETHER, batches, out_of_memory, padded
 from rlaif.errors import DataError, EngineError
 from rlaif.types import FinishReason, Sampling, content_hash
-
-SORTED_TOGETHER = 4096
-"""Requests whose lengths are sorted before they are batched."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +133,11 @@ class TransformersEngine(Engine):
             groups.setdefault((row.choice_ids is not None, row.request.sampling), []).append(row)
         for (is_choice, sampling), members in groups.items():
             members.sort(key=lambda row: (-len(row.prompt_ids), row.request.key, row.index))
-            batch: list[Row] = []
-            for row in members:
-                longest = len((batch or [row])[0].prompt_ids) + (0 if is_choice else sampling.max_tokens)
-                if batch and (len(batch) >= self.batch_size or (len(batch) + 1) * longest > self.max_batch_tokens):
-                    yield batch
-                    batch = []
-                batch.append(row)
-            if batch:
-                yield batch
+            answer = 0 if is_choice else sampling.max_tokens
+            yield from batches(
+                members, lambda row, answer=answer: len(row.prompt_ids) + answer,  # type: ignore[misc]
+                most_rows=self.batch_size, most_tokens=self.max_batch_tokens,
+            )  # fmt: skip
 
     def _answer(self, batch: list[Row]) -> list[Answer]:
         started = time.perf_counter()
@@ -155,16 +148,8 @@ class TransformersEngine(Engine):
 
     def _inputs(self, batch: list[Row]) -> dict[str, Any]:
         """Left-padded input ids and attention mask, each [rows, longest prompt]."""
-        import torch
-
-        longest = max(len(row.prompt_ids) for row in batch)
         pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else min(self._stops, default=0)
-        ids = torch.full((len(batch), longest), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, longest - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
-            mask[i, longest - len(row.prompt_ids) :] = 1
-        return {"input_ids": ids.to(self._lm.device), "attention_mask": mask.to(self._lm.device)}
+        return padded([row.prompt_ids for row in batch], pad, "left", self._lm.device)
 
     def _choose(self, batch: list[Row]) -> list[Sample]:
         """One prefill: the probability of each choice, renormalised over the choices, from the next-token logits."""
@@ -254,16 +239,3 @@ def _completion(answers: list[Answer]) -> Completion:
         prompt_tokens=len(row.prompt_ids),
         latency_seconds=max(answer.seconds for answer in answers),
     )
-
-
-@contextlib.contextmanager
-def out_of_memory(advice: str) -> Iterator[None]:
-    """Turns running out of memory into one message; advice: with what it happened, and what to lower."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise EngineError(
-            f"out of memory with {advice}. What was answered is saved: the same command continues"
-        ) from None

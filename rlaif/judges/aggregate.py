@@ -62,6 +62,23 @@ def pairwise_tally(
     )
 
 
+def label_tally(
+    judge: str, model: str, weight: float, votes: Sequence[Judgment], first: str, second: str
+) -> JudgeTally:
+    """People on one comparison: the plain mean of their labels, since nobody knows in which order they saw the two."""
+    margins = [margin for vote in votes if (margin := vote_margin(vote, first, second)) is not None]
+    return JudgeTally(
+        judge=judge,
+        model=model,
+        weight=weight,
+        margin=fmean(margins) if margins else None,
+        asked=len(votes),
+        counted=len(margins),
+        unparsed=len(votes) - len(margins),
+        judgments=tuple(vote.id for vote in votes),
+    )
+
+
 def mean_score(votes: Sequence[Judgment]) -> float | None:
     """The mean score in [0, 1] of a pointwise judge's votes on one response; None without any outcome."""
     scores = [judgment.outcome.score for judgment in votes if isinstance(judgment.outcome, Score)]

@@ -270,10 +270,9 @@ def findings(measures: Sequence[JudgeMeasures]) -> list[str]:
     ]
 
 
-def _decided_by_gold(records: Sequence[JudgeRecord], gold: GoldLabels) -> tuple[np.ndarray, np.ndarray]:
-    """Margins (C, J), NaN for none, and sides (C,), of the comparisons in which gold has a side."""
-    sides = np.array(gold.sides, dtype=float)
-    firsts, seconds = int((sides > 0).sum()), int((sides < 0).sum())
+def check_gold(gold: GoldLabels) -> None:
+    """Raises DataError where gold is too small or has one side only."""
+    firsts, seconds = gold.sides.count(1), gold.sides.count(-1)
     if firsts + seconds < FEWEST_LABELS:
         raise DataError(
             f"{gold.name}: {firsts + seconds} gold labels with a side; at least {FEWEST_LABELS} are needed to tell a "
@@ -284,5 +283,11 @@ def _decided_by_gold(records: Sequence[JudgeRecord], gold: GoldLabels) -> tuple[
             f"{gold.name}: gold always prefers the {'first' if firsts else 'second'} response, so a judge that looks at "
             "position alone would be perfect. Swap the responses of half the rows"
         )
+
+
+def _decided_by_gold(records: Sequence[JudgeRecord], gold: GoldLabels) -> tuple[np.ndarray, np.ndarray]:
+    """Margins (C, J), NaN for none, and sides (C,), of the comparisons in which gold has a side."""
+    check_gold(gold)
+    sides = np.array(gold.sides, dtype=float)
     margins = np.array([record.margins for record in records], dtype=float).T
     return margins[sides != 0], sides[sides != 0]

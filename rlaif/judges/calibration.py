@@ -18,12 +18,13 @@ from rlaif.judges.calibrate import (
     JudgeMeasures,
     JudgeRecord,
     agreement_between,
+    check_gold,
     choose,
     fit_selected,
     measure,
 )
 from rlaif.judges.confidence import ConfidenceMap
-from rlaif.judges.config import StopRule, load_judge_file
+from rlaif.judges.config import Comparisons, StopRule, load_judge_file
 from rlaif.judges.ensemble import Ensemble, load_ensemble
 from rlaif.judges.judge import LLMJudge
 from rlaif.judges.reward import RewardJudge
@@ -81,20 +82,26 @@ def calibrate(
     labels or labels of one side only, QualityGateError (with what was found) if too few verdicts pass the gate for a fit.
     """
     path = Path(output)
-    refuse_same_file(load_judge_file(judge_name)[1], path)
+    config, source = load_judge_file(judge_name)
+    refuse_same_file(source, path)
+    comparisons: Comparisons = getattr(config, "comparisons", None) or "all"
     pairs = gold_sample(gold, limit, seed)
     ensemble = load_ensemble(
         judge_name, votes=votes, models=tuple(models), comparisons="models", stop=stop, stop_probability=stop_probability,
         gates=(gate,),
     )  # fmt: skip
-    labels = gold_labels(pairs, ", ".join(Path(name).stem for name in gold))
+    labels = checked_labels(gold, pairs)
     common = {"votes": votes, "comparisons": "models", "max_unparsed": 1.0, "engines": engines}
     kept = path.with_name(path.name + ".d") / "verdicts.jsonl"
-    asked = judge(responses_of(pairs), judge_name, models=models, stop="all", output=kept, **common)  # type: ignore[arg-type]
+    try:
+        asked = judge(responses_of(pairs), judge_name, models=models, stop="all", output=kept, **common)  # type: ignore[arg-type]
+    except QualityGateError as error:
+        raise DataError(f"{error}. Nothing is calibrated: every judge is measured on all pairs") from None
     verdicts = in_gold_order(pairs, asked.verdicts)
     records = [JudgeRecord.from_tallies(tallies) for tallies in zip(*(v.judges for v in verdicts), strict=True)]
+    _check_voices(records)
     choice = choose(records, labels, seed=seed)
-    write_ensemble(path, ensemble, choice, None)
+    write_ensemble(path, ensemble, choice, None, comparisons)
     margins: Sequence[float | None] = choice.out_of_fold
     if ensemble.stopping.rule != "all":
         again = judge(
@@ -110,8 +117,25 @@ def calibrate(
         )  # fmt: skip
     except DataError as error:
         raise QualityGateError(f"{error}. {path} is written without a confidence", found) from None
-    write_ensemble(path, ensemble, choice, confidence)
+    write_ensemble(path, ensemble, choice, confidence, comparisons)
     return replace(found, confidence=confidence)
+
+
+def checked_labels(gold: Sequence[str | Path], pairs: Sequence[GoldPair]) -> GoldLabels:
+    """The labels of gold files. Raises DataError where they are too few, or of one side."""
+    labels = gold_labels(pairs, ", ".join(Path(name).stem for name in gold))
+    check_gold(labels)
+    return labels
+
+
+def _check_voices(records: Sequence[JudgeRecord]) -> None:
+    """Raises DataError for a judge without a single verdict: silence can not be measured."""
+    silent = [record.judge for record in records if all(margin is None for margin in record.margins)]
+    if silent:
+        raise DataError(
+            f"{', '.join(silent)}: no verdict on any of these pairs, so there is nothing to measure; leave that judge out, or "
+            "look at its votes beside the output"
+        )
 
 
 def gold_labels(pairs: Sequence[GoldPair], name: str) -> GoldLabels:
@@ -140,8 +164,13 @@ def _minus(margin: float | None) -> float | None:
     return None if margin is None else -margin
 
 
-def write_ensemble(path: Path, ensemble: Ensemble, choice: Choice, confidence: ConfidenceMap | None) -> None:
-    """The recommended ensemble as a judge file. Judges without a say are left out: asking them would be for nothing."""
+def write_ensemble(
+    path: Path, ensemble: Ensemble, choice: Choice, confidence: ConfidenceMap | None, comparisons: Comparisons
+) -> None:
+    """The recommended ensemble as a judge file. Judges without a say are left out: asking them would be for nothing.
+
+    comparisons: it compares, also where all its judges score: a confidence is that of a margin between two responses.
+    """
     members = []
     for loaded in ensemble.judges:
         weight = choice.weights[loaded.name]
@@ -159,6 +188,7 @@ def write_ensemble(path: Path, ensemble: Ensemble, choice: Choice, confidence: C
         "aggregate": choice.strategy.aggregate,
         "stop": ensemble.stopping.rule,
         "stop_probability": ensemble.stopping.probability,
+        "comparisons": comparisons,
     }
     if confidence is not None:
         document["calibration"] = confidence.model_dump(mode="json")

@@ -6,15 +6,18 @@ from pathlib import Path
 from rlaif.engines import CHANGES_ANSWERS
 from rlaif.engines.base import Completion, Request
 from rlaif.judges.config import ChecklistItem
-from rlaif.judges.defences import defended, own_control_tokens
+from rlaif.judges.defences import shown_data
 from rlaif.judges.judge import LLMJudge
 from rlaif.judges.questions import own_items
 from rlaif.judges.reading import visible_text
-from rlaif.prompts import conversation_text
 from rlaif.records import RecordWriter, read_records
 from rlaif.types import Message, Prompt, Record, Sampling, content_hash
 
-_ITEM = re.compile(r"^\s{0,8}(?:\d{1,2}[.):]|[-*•])\s{1,4}(?P<item>\S.*)$")
+_MARK = r"(?:\d{1,2}[.):、]|[-*•])"
+_ITEM = re.compile(rf"^\s{{0,8}}(?:\*\*)?{_MARK}(?:\*\*)?\s{{0,4}}(?:\[[ xX]?\]\s{{1,4}})?(?P<item>\S.*)$")
+"""A line of a numbered or bulleted list, with or without a box to tick."""
+_QUESTION = re.compile(r".*[?？]")
+"""Up to the last question mark: what may follow is a remark."""
 
 
 class WrittenChecklist(Record):
@@ -26,6 +29,8 @@ class WrittenChecklist(Record):
     model: str
     items: tuple[str, ...]
     """Empty where no list could be read."""
+    dropped: tuple[str, ...] = ()
+    """Lines of the list that are not asked: without a question mark, cut off, said before, or beyond the most."""
     raw: str
 
     def as_items(self) -> tuple[ChecklistItem, ...]:
@@ -65,19 +70,9 @@ def writing_request(judge: LLMJudge, prompt: Prompt, endpoint: str | None) -> Re
     """Asks for the checklist of a prompt; the key knows everything that could change the answer."""
     assert judge.writer is not None
     how = judge.writer.config
-    data = {
-        "prompt": conversation_text(prompt.messages),
-        "messages": [message.as_dict() for message in prompt.messages],
-        "metadata": prompt.metadata,
-    }
-    shown = defended(
-        data,
-        fences=judge.config.fences,
-        escape=judge.config.escape_control_tokens,
-        own=own_control_tokens(judge.engine.model),
+    shown = shown_data(
+        prompt, {}, fences=judge.config.fences, escape=judge.config.escape_control_tokens, model=judge.model
     )
-    for message, turn in zip(prompt.messages, shown["messages"], strict=True):
-        turn["role"] = message.role
     text = judge.writer.template.render(
         {**shown, "fences": judge.config.fences, "most": how.most}, row=f"prompt {prompt.id}"
     )
@@ -100,17 +95,33 @@ def written_checklist(judge: LLMJudge, prompt: Prompt, completion: Completion) -
     """The answer to a writing request, with the items that could be read in it."""
     assert judge.writer is not None
     (sample,) = completion.samples
-    items = read_items(sample.text, judge.writer.config.most, truncated=sample.finish_reason == "length")
+    most, truncated = judge.writer.config.most, sample.finish_reason == "length"
+    items, dropped = read_items(sample.text, most, truncated=truncated)
     return WrittenChecklist(
-        id=completion.key, prompt_id=prompt.id, judge=judge.name, model=judge.engine.model, items=items, raw=sample.text
+        id=completion.key,
+        prompt_id=prompt.id,
+        judge=judge.name,
+        model=judge.engine.model,
+        items=items,
+        dropped=dropped,
+        raw=sample.text,
     )
 
 
-def read_items(text: str, most: int, *, truncated: bool = False) -> tuple[str, ...]:
-    """The questions of a numbered or bulleted list, each once, at most so many. truncated: the last line may be cut off."""
+def read_items(text: str, most: int, *, truncated: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The questions of a numbered or bulleted list, each once and at most so many; and the other lines of the list.
+
+    truncated: the answer was cut off, so its last line is no item.
+    """
     lines = visible_text(text).splitlines()
-    if truncated:
-        lines = lines[:-1]
-    found = [match["item"].strip(" *_`") for line in lines if (match := _ITEM.match(line))]
-    questions = [item for item in found if item.endswith("?")]
-    return tuple(dict.fromkeys(questions))[:most]
+    listed = [match["item"].replace("**", "").strip(" *_`") for line in lines if (match := _ITEM.match(line))]
+    last = listed.pop() if truncated and listed and _ITEM.match(lines[-1]) else None
+    items: dict[str, None] = {}
+    dropped = []
+    for line in listed:
+        question = _QUESTION.match(line)
+        if question is None or question[0] in items or len(items) == most:
+            dropped.append(line)
+        else:
+            items[question[0]] = None
+    return tuple(items), (*dropped, *([last] if last is not None else []))

@@ -13,6 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rlaif.prompts import conversation_text
+from rlaif.types import Prompt
+
 SALT = "rlaif fence 1"
 """Goes into every fence, so that its digits are no plain hash of the text. It is public: the fence does not rest on it."""
 FENCE_DIGITS = 12
@@ -135,6 +138,27 @@ def defended(value: Any, *, fences: bool, escape: bool, own: tuple[str, ...] = (
     if isinstance(value, list | tuple):
         return [defended(item, fences=fences, escape=escape, own=own) for item in value]
     return value
+
+
+def shown_data(prompt: Prompt, others: Mapping[str, Any], *, fences: bool, escape: bool, model: str) -> dict[str, Any]:
+    """What others wrote, as a template gets it, with the defences: `prompt`, `messages`, `metadata`, and further values.
+
+    model: the one that will read it, whose own control tokens are escaped too.
+    """
+    data: dict[str, Any] = defended(
+        {
+            "prompt": conversation_text(prompt.messages),
+            "messages": [message.as_dict() for message in prompt.messages],
+            "metadata": prompt.metadata,
+            **others,
+        },
+        fences=fences,
+        escape=escape,
+        own=own_control_tokens(model),
+    )
+    for message, turn in zip(prompt.messages, data["messages"], strict=True):
+        turn["role"] = message.role  # one of the known roles, so no data
+    return data
 
 
 @lru_cache(maxsize=1024)  # a response is shown in many comparisons, a prompt with all its responses

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from rlaif import resources
 from rlaif.engines import EngineConfig
@@ -9,10 +10,12 @@ from rlaif.errors import ConfigError
 from rlaif.judges.confidence import ConfidenceMap
 from rlaif.judges.config import (
     Aggregate,
+    AnyJudgeConfig,
     ChecklistConfig,
     Comparisons,
     EnsembleConfig,
     HumanConfig,
+    LLMJudgeConfig,
     Member,
     ProgramConfig,
     RewardModelConfig,
@@ -29,6 +32,7 @@ from rlaif.judges.stopping import VOTE_MARGIN, Stopping
 from rlaif.progress import say
 
 Judge = ProgramJudge | HumanJudge | RewardJudge | LLMJudge
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,22 @@ class Ensemble:
 
     @property
     def programs(self) -> tuple[ProgramJudge, ...]:
-        return tuple(judge for judge in self.judges if isinstance(judge, ProgramJudge))
+        return self._of(ProgramJudge)
 
     @property
     def humans(self) -> tuple[HumanJudge, ...]:
-        return tuple(judge for judge in self.judges if isinstance(judge, HumanJudge))
+        return self._of(HumanJudge)
 
     @property
     def rewards(self) -> tuple[RewardJudge, ...]:
-        return tuple(judge for judge in self.judges if isinstance(judge, RewardJudge))
+        return self._of(RewardJudge)
 
     @property
     def llms(self) -> tuple[LLMJudge, ...]:
-        return tuple(judge for judge in self.judges if isinstance(judge, LLMJudge))
+        return self._of(LLMJudge)
+
+    def _of(self, kind: type[K]) -> tuple[K, ...]:
+        return tuple(judge for judge in self.judges if isinstance(judge, kind))
 
     @property
     def scorers(self) -> tuple[Judge, ...]:
@@ -104,8 +111,9 @@ def load_ensemble(
 ) -> Ensemble:
     """A judge or ensemble by shipped name or path, ready to be asked.
 
-    votes: per judge and item. models: judge with these, instead of those the files name; several make a panel.
-    comparisons, stop, stop_probability: instead of the file's. gates: see Stopping. Raises ConfigError.
+    votes: per judge and item. models: judge with these, instead of those the files name; several make a panel. A reward model
+    beside judges that write keeps its own. comparisons, stop, stop_probability: instead of the file's. gates: see Stopping.
+    Raises ConfigError.
     """
     if votes < 1:
         raise ConfigError(f"votes is {votes}; at least 1 is needed (2 show a pairwise judge both orders)")
@@ -113,11 +121,9 @@ def load_ensemble(
     if not isinstance(config, EnsembleConfig):
         config = EnsembleConfig(kind="ensemble", name=config.name, members=(Member(judge=str(path)),))
     comparisons = comparisons or config.comparisons
-    loaded = [judge for member in config.members for judge in _load_member(member, path, votes, models)]
-    if models and not any(isinstance(judge, LLMJudge | RewardJudge) for judge in loaded):
-        raise ConfigError(f"{path}: has no judge that is a model, so a judge model has nothing to do; drop --model")
-    if any(compares(judge) for judge in loaded):
-        comparisons = comparisons or "all"
+    loaded = _load_members(config, path, votes, models)
+    if any(compares(judge) or isinstance(judge, RewardJudge) for judge in loaded):
+        comparisons = comparisons or "all"  # of rewards only differences mean something
     judges = _distinct_names(str(path), sorted(loaded, key=_place))
     _check_screening(str(path), judges, comparisons)
     stopping = _stopping(config, stop, stop_probability, gates)
@@ -164,13 +170,25 @@ def _stopping(
     return Stopping(rule, probability or config.stop_probability, tuple(sorted(gates)))
 
 
-def _load_member(member: Member, ensemble_path: Path, votes: int, models: tuple[EngineConfig, ...]) -> list[Judge]:
-    """The judge of a member, once for each model that judges."""
-    config, path = load_judge_file(member.judge, ensemble_path.parent)
-    if isinstance(config, EnsembleConfig):
-        raise ConfigError(
-            f"{ensemble_path}: the member '{member.judge}' is itself an ensemble; list its judges instead"
-        )
+def _load_members(config: EnsembleConfig, path: Path, votes: int, models: tuple[EngineConfig, ...]) -> list[Judge]:
+    """The judges of all members. models: a reward model beside judges that write keeps its own, since one model is not both."""
+    files = [load_judge_file(member.judge, path.parent) for member in config.members]
+    writes = any(isinstance(own, LLMJudgeConfig) for own, _ in files)
+    if models and not writes and not any(isinstance(own, RewardModelConfig) for own, _ in files):
+        raise ConfigError(f"{path}: has no judge that is a model, so a judge model has nothing to do; drop --model")
+    judges: list[Judge] = []
+    for member, (own, file) in zip(config.members, files, strict=True):
+        if isinstance(own, EnsembleConfig):
+            raise ConfigError(f"{path}: the member '{member.judge}' is itself an ensemble; list its judges instead")
+        keeps_its_model = writes and isinstance(own, RewardModelConfig)
+        judges += _load_member(member, own, file, votes, () if keeps_its_model else models)
+    return judges
+
+
+def _load_member(
+    member: Member, config: AnyJudgeConfig, path: Path, votes: int, models: tuple[EngineConfig, ...]
+) -> list[Judge]:
+    """The judge of a member, whose file was read, once for each model that judges."""
     name, source = member.name or config.name, resources.name_of("judges", path)
     if isinstance(config, ProgramConfig):
         return [ProgramJudge(name, config, member.weight, source)]
@@ -208,7 +226,7 @@ def _models(
     if not engines:
         raise ConfigError(
             f"{path}: the judge '{name}' names no model; give one with --model (and --base-url for an endpoint), "
-            "or as engine: {model: ...} in the file"
+            "or as engine: {model: ...} in the file (a reward model beside language models always in the file)"
         )
     if len(engines) == 1:
         return [(name, engines[0])]

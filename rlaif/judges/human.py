@@ -18,8 +18,8 @@ FORMS = '{"response_ids": [a, b], "preferred": a, b or "tie"} or {"response_id":
 class Label(NamedTuple):
     """One row of a file of labels."""
 
-    shown: tuple[str, ...]
-    """The labelled responses' ids, in the row's order."""
+    responses: tuple[str, ...]
+    """The labelled responses' ids, in the row's order, which need not be that in which somebody saw them."""
     outcome: Outcome
     row: str
     """The row itself."""
@@ -62,7 +62,7 @@ class HumanJudge:
                 model=self.model,
                 template_hash=content_hash(self.config.scale),
                 vote=vote,
-                shown=label.shown,
+                shown=label.responses if len(label.responses) == 1 else (),
                 raw=label.row,
                 outcome=label.outcome,
             )
@@ -78,7 +78,7 @@ def load_human(name: str, config: HumanConfig, weight: float, beside: Path, sour
     found: dict[frozenset[str], list[Label]] = {}
     for number, row in read_json_lines(path):
         label = _label(row, config, f"{path}:{number}")
-        found.setdefault(frozenset(label.shown), []).append(label)
+        found.setdefault(frozenset(label.responses), []).append(label)
     if not found:
         raise DataError(f"{path}: no labels in it; a row is {FORMS}")
     if len({len(ids) for ids in found}) > 1:

@@ -15,8 +15,8 @@ from rlaif.judges.judge import Item, LLMJudge
 from rlaif.judges.request import judge_request
 from rlaif.judges.responses import Responses, open_responses
 from rlaif.judges.stopping import VOTE_MARGIN
-from rlaif.judges.vote import planned_votes
-from rlaif.types import Response
+from rlaif.judges.vote import planned_rounds, planned_votes
+from rlaif.types import Prompt, Response
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Count:
     votes: int = 0
     characters: int = 0
     example: str = ""
+    lists: int = 0
+    """Checklists to write."""
     bounds: bool = False
     """Whether the votes may be fewer: the length of a checklist is known once it is written."""
 
@@ -60,10 +62,12 @@ def judge_plan(
     may_stop = ensemble.stopping.rule != "all" and stoppable > least
     may_be_less = may_stop or any(count.bounds for count in counts.values())
     scored = {"responses for reward models": len(rows) * len(ensemble.rewards)} if ensemble.rewards else {}
+    lists = sum(count.lists for count in counts.values())
     return {
         "responses": len(rows),
         f"comparisons{bound}": compared,
         f"LLM votes{', at most' if may_be_less else bound}": asked,
+        **({"checklists to write": lists} if lists else {}),
         **scored,
         "judge prompt tokens, about": sum(count.characters for count in counts.values()) // 4,
         "stopping rule": str(ensemble.stopping),
@@ -75,14 +79,21 @@ def _count(count: Count, llm: LLMJudge, items: Sequence[Item]) -> None:
     """Adds what is asked about some items of one prompt."""
     for item in items:
         if llm.writer is not None and needs_writing(llm, item.responses[0].prompt):
-            most = llm.votes * llm.writer.config.most
-            count.votes += most
-            count.bounds = True
-            _show(count, llm, writing_request(llm, item.responses[0].prompt, None), 1 + most)
+            _count_written(count, llm, item.responses[0].prompt, is_first=item is items[0])
             continue
         for vote in range(planned_votes(llm, item, {})):
             count.votes += 1
             _show(count, llm, judge_request(llm, item, vote, None), 1)
+
+
+def _count_written(count: Count, llm: LLMJudge, prompt: Prompt, *, is_first: bool) -> None:
+    """Adds a list that is still to be written, for the first response to its prompt, and at most so many questions of it."""
+    assert llm.writer is not None
+    request = writing_request(llm, prompt, None)
+    count.lists += is_first
+    count.votes += llm.writer.config.most * planned_rounds(llm)
+    count.bounds = True
+    _show(count, llm, request, is_first + llm.writer.config.most * planned_rounds(llm))
 
 
 def _show(count: Count, llm: LLMJudge, request: Request, times: int) -> None:

@@ -142,11 +142,14 @@ def probe(
     with ExitStack() as exits:
         folder = Path(output) if output is not None else Path(exits.enter_context(tempfile.TemporaryDirectory()))
         for setting in defences:
-            judged = ask_judge(
-                probe_responses(pairs, names), str(judge_with_defences(judge, setting == "on", folder / setting)),
-                votes=votes, models=models, comparisons="models", output=folder / setting / "verdicts.jsonl",
-                max_unparsed=1.0, engines=engines, overwrite=overwrite,
-            )  # fmt: skip
+            try:
+                judged = ask_judge(
+                    probe_responses(pairs, names), str(judge_with_defences(judge, setting == "on", folder / setting)),
+                    votes=votes, models=models, comparisons="models", output=folder / setting / "verdicts.jsonl",
+                    max_unparsed=1.0, engines=engines, overwrite=overwrite,
+                )  # fmt: skip
+            except QualityGateError as error:
+                raise DataError(f"{error}. The probe ends here: what is not asked can not be measured") from None
             result.judges += findings(judged.verdicts, names, setting)
             result.new_judgments += judged.new_judgments
             result.reused_judgments += judged.reused_judgments

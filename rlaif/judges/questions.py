@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.errors import DataError
-from rlaif.judges.config import ChecklistConfig, ChecklistItem, PointwiseConfig
+from rlaif.judges.config import ChecklistConfig, ChecklistItem, PointwiseConfig, check_distinct
 from rlaif.types import Prompt
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ def questions_of(judge: "LLMJudge", item: "Item") -> tuple[Question, ...]:
         return ()
     prompt = item.responses[0].prompt
     own = own_items(prompt)
-    items = (*config.items, *(judge.written.get(prompt.id, ()) if own is None else own))
-    return tuple({each.item: Question(each.item, each.item, each.weight) for each in items}.values())
+    theirs = judge.written.get(prompt.id, ()) if own is None else own
+    asked_anyway = {each.item for each in config.items}
+    items = (*config.items, *(each for each in theirs if each.item not in asked_anyway))
+    return tuple(Question(each.item, each.item, each.weight) for each in items)
 
 
 def own_items(prompt: Prompt) -> tuple[ChecklistItem, ...] | None:
@@ -57,12 +59,16 @@ def own_items(prompt: Prompt) -> tuple[ChecklistItem, ...] | None:
     if given is None:
         return None
     try:
-        return _ITEMS.validate_python(given)
+        items = _ITEMS.validate_python(given)
+        check_distinct(items)
     except ValidationError:
         raise DataError(
             f"prompt {prompt.id}: metadata.{CHECKLIST} is no checklist; it is a list of questions, each a text or "
             '{"item": text, "weight": above 0}'
         ) from None
+    except ValueError as error:
+        raise DataError(f"prompt {prompt.id}: metadata.{CHECKLIST}: {error}") from None
+    return items
 
 
 def mean_over_questions(questions: Sequence[Question], scores: Sequence[float | None]) -> float | None:

@@ -5,10 +5,9 @@ from typing import Any
 from rlaif.engines import CHANGES_ANSWERS
 from rlaif.engines.base import Request
 from rlaif.judges.config import AnyLLMConfig, ChecklistConfig, PairwiseConfig, PointwiseConfig
-from rlaif.judges.defences import defended, own_control_tokens
+from rlaif.judges.defences import defended, own_control_tokens, shown_data
 from rlaif.judges.judge import Asking, Item, LLMJudge, asking
 from rlaif.judges.reading import Offer, repair_messages, should_repair
-from rlaif.prompts import conversation_text
 from rlaif.types import Judgment, Message, Messages, Response, Sampling, content_hash
 
 
@@ -71,18 +70,13 @@ def _judge_messages(judge: LLMJudge, how: Asking, offer: Offer) -> Messages:
 
 def _shown_data(judge: LLMJudge, shown: tuple[Response, ...]) -> dict[str, Any]:
     """What others wrote, prompts and responses, as a template gets it: with the judge's defences."""
-    prompt = shown[0].prompt
-    data: dict[str, Any] = _defended(
-        judge,
-        {
-            "prompt": conversation_text(prompt.messages),
-            "messages": [message.as_dict() for message in prompt.messages],
-            "metadata": prompt.metadata,
-            **_responses(judge, shown),
-        },
+    data = shown_data(
+        shown[0].prompt,
+        _responses(judge, shown),
+        fences=judge.config.fences,
+        escape=judge.config.escape_control_tokens,
+        model=judge.model,
     )
-    for message, turn in zip(prompt.messages, data["messages"], strict=True):
-        turn["role"] = message.role  # one of the known roles, so no data
     if judge.is_listwise:
         labels = judge.config.offer(len(shown)).labels
         data["responses"] = [

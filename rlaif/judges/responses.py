@@ -23,6 +23,9 @@ class Responses(Protocol):
     def models(self) -> set[str]:
         """The models that answered."""
 
+    def prompts(self) -> int:
+        """How many prompts there are."""
+
 
 def open_responses(responses: str | Path | Iterable[Response]) -> Responses:
     """The rows of a file of responses, or the given rows. Raises DataError for none, or an id that is used twice."""
@@ -54,6 +57,9 @@ class ResponseList:
 
     def models(self) -> set[str]:
         return self._models
+
+    def prompts(self) -> int:
+        return len(self._groups)
 
 
 class ResponseFile:
@@ -105,6 +111,10 @@ class ResponseFile:
 
     def models(self) -> set[str]:
         return {model for (model,) in self._rows.execute("SELECT DISTINCT model FROM responses")}
+
+    def prompts(self) -> int:
+        (count,) = self._rows.execute("SELECT COUNT(*) FROM prompts").fetchone()
+        return int(count)
 
 
 def _used_twice(number: int, id: str) -> str:

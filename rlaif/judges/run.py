@@ -152,6 +152,13 @@ def _check_quality(result: JudgeResult, max_unparsed: float) -> None:
                 result,
             )
     asked = sum(stats.asked for stats in result.judges) + len(result.failures)
+    if result.verdicts and not asked:
+        why = next((row["reason"] for row in result.skipped if "judge" in row), "")
+        raise QualityGateError(
+            f"no judge had a vote on anything, so all {len(result.verdicts)} verdicts are empty"
+            + (f" (first reason: {why})" if why else ""),
+            result,
+        )
     if len(result.failures) > MAX_FAILED_SHARE * asked:
         raise QualityGateError(
             f"{len(result.failures)} of {asked} votes could not be asked (first: {result.failures[0]['detail']}); "

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from rlaif.engines import EngineConfig, make_engine
+from rlaif.engines import Task, make_engine
 from rlaif.engines.base import Completion, Engine, Request, ScoreCompletion, ScoreRequest
 from rlaif.errors import DataError
 from rlaif.judges.aggregate import ensemble_score
@@ -29,6 +29,9 @@ from rlaif.judges.vote import fixed_seat
 from rlaif.progress import progress, say_new
 from rlaif.types import Judgment, Prompt, Response
 
+Asked = TypeVar("Asked", Request, ScoreRequest)
+Answered = TypeVar("Answered", Completion, ScoreCompletion)
+
 
 @dataclass
 class Session:
@@ -43,6 +46,7 @@ class Session:
     stats: dict[str, JudgeStats] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    _made: dict[tuple[Task, str], Engine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for judge in self.ensemble.judges:
@@ -56,26 +60,29 @@ class Session:
 
     def ask(self) -> None:
         """Fills the journal with every vote that the verdicts need."""
+        asyncio.run(self._ask_all())
+
+    async def _ask_all(self) -> None:
         self._run_programs()
         self._take_labels(self.singles(), compares=False)
         for reward in sorted(self.ensemble.rewards, key=lambda judge: judge.cost):
-            asyncio.run(self._score(reward))
+            await self._score(reward)
         for judge in self.ensemble.llms:
             if judge.writer is not None:
-                asyncio.run(self._write_checklists(judge))
+                await self._write_checklists(judge)
         for wave in waves(self.ensemble.pointwise):
-            asyncio.run(self._ask(wave, self._questioned(wave), len(self.responses), "responses", None))
+            await self._ask(wave, self._questioned(wave), len(self.responses), "responses", None)
             self._check_something_asked(wave)
         if self.ensemble.comparisons is None:
             return
         for wave in waves(self.ensemble.rankers):
-            asyncio.run(self._ask(wave, self._ranked(wave), self._count_groups(), "prompts", None))
+            await self._ask(wave, self._ranked(wave), self.responses.prompts(), "prompts", None)
         count = self._count_comparisons()
         self._take_labels(self._comparisons(), compares=True)
         pairwise = [judge for wave in waves(self.ensemble.pairwise) for judge in wave]
         decision = Decision(self.ensemble.stopping, self.ensemble.aggregate, pairwise)
         for wave in waves(self.ensemble.pairwise):
-            asyncio.run(self._ask(wave, self._comparisons(), count, "comparisons", decision))
+            await self._ask(wave, self._comparisons(), count, "comparisons", decision)
 
     def _run_programs(self) -> None:
         for program in self.ensemble.programs:
@@ -95,7 +102,9 @@ class Session:
         for human in people:
             for label in human.rows():
                 if label.row not in used:
-                    what = f"on responses that are not {'compared' if compares else 'there'}: {', '.join(label.shown)}"
+                    what = (
+                        f"on responses that are not {'compared' if compares else 'there'}: {', '.join(label.responses)}"
+                    )
                     self.skipped.append({"judge": human.name, "reason": f"a label {what}"})
 
     def _keep(self, item: Item, judgment: Judgment) -> None:
@@ -106,7 +115,7 @@ class Session:
 
     async def _score(self, judge: RewardJudge) -> None:
         """Asks a reward model for what is not in the journal."""
-        engine = self.engines.get(judge.name) or make_engine(judge.engine, "score")
+        engine = self._engine(judge)
         out: dict[str, Item] = {}
 
         def missing() -> Iterator[ScoreRequest]:
@@ -118,20 +127,21 @@ class Session:
                     out[request.key] = item
                     yield request
 
-        def take(completion: ScoreCompletion) -> None:
+        def take(completion: ScoreCompletion) -> int:
             item = out.pop(completion.key)
             if completion.failure is not None:
                 self._lose(_failure(judge.name, item.id, completion))
-                return
-            judgment = reward_judgment(judge, item, completion)
-            self.journal.add(judgment)
-            self._count(item, 0, judgment)
+            else:
+                judgment = reward_judgment(judge, item, completion)
+                self.journal.add(judgment)
+                self._count(item, 0, judgment)
+            return 1
 
-        await self._through(engine, missing(), engine.score_many, take, len(self.responses), "responses")
+        await self._through(engine, Feed(missing()), engine.score_many, take, len(self.responses), "responses")
 
     async def _write_checklists(self, judge: LLMJudge) -> None:
         """Has the judge's model write the items of the prompts that bring none."""
-        engine = self._engine(judge.name, judge.engine)
+        engine = self._engine(judge)
         out: dict[str, Prompt] = {}
         items: dict[str, tuple[ChecklistItem, ...]] = {}
         kept = Checklists(self.checklists)
@@ -148,17 +158,20 @@ class Session:
                     out[request.key] = prompt
                     yield request
 
-        def take(completion: Completion) -> None:
+        def take(completion: Completion) -> int:
             prompt = out.pop(completion.key)
             if completion.failure is not None:
                 self._lose(_failure(judge.name, f"checklist of {prompt.id}", completion))
-                return
-            written = written_checklist(judge, prompt, completion)
-            kept.add(written)
-            items[prompt.id] = written.as_items()
+            else:
+                written = written_checklist(judge, prompt, completion)
+                kept.add(written)
+                items[prompt.id] = written.as_items()
+            return 1
 
         try:
-            await self._through(engine, missing(), engine.complete_many, take, self._count_groups(), "checklists")
+            await self._through(
+                engine, Feed(missing()), engine.complete_many, take, self.responses.prompts(), "checklists"
+            )
         finally:
             kept.close()
         judges = tuple(replace(judge, written=items) if each is judge else each for each in self.ensemble.judges)
@@ -168,46 +181,52 @@ class Session:
         self, wave: list[LLMJudge], items: Iterable[Item], count: int, unit: str, decision: Decision | None
     ) -> None:
         """Asks one wave, whose judges share an engine."""
-        engine = self._engine(wave[0].name, wave[0].engine)
+        engine = self._engine(wave[0])
         desk = Desk(engine, self.journal, decision, self._count, self._lose, self._seats_before)
         feed = Feed(desk.requests(wave, items))
-        if not feed:
-            return
-        with progress(f"judge {engine.model}", count, unit) as advance:
-            async with engine:
-                said = 0
-                while feed:
-                    async for completion in engine.complete_many(feed):
-                        said = say_new(engine.notices, said, engine.model)
-                        feed.push(desk.answered(completion))
-                        advance(desk.take_finished())
-                advance(desk.take_finished())
-                say_new(engine.notices, said, engine.model)
+
+        def take(completion: Completion) -> int:
+            feed.push(desk.answered(completion))
+            return desk.take_finished()
+
+        await self._through(engine, feed, engine.complete_many, take, count, unit, desk.take_finished)
 
     async def _through(
         self,
         engine: Engine,
-        requests: Iterator[Any],
-        ask: Callable[[Iterable[Any]], AsyncIterator[Any]],
-        take: Callable[[Any], None],
+        feed: Feed[Asked],
+        ask: Callable[[Iterable[Asked]], AsyncIterator[Answered]],
+        take: Callable[[Answered], int],
         count: int,
         unit: str,
+        rest: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Takes each answer in as it comes. The engine opens only if there is something to ask."""
-        feed = Feed(requests)
+        """Takes each answer in as it comes; take: gives back how many of `count` are through; rest: those at the end.
+
+        The engine opens only if there is something to ask.
+        """
         if not feed:
             return
         with progress(f"judge {engine.model}", count, unit) as advance:
             async with engine:
-                said = 0
-                async for completion in ask(feed):
-                    said = say_new(engine.notices, said, engine.model)
-                    take(completion)
-                    advance(1)
+                said = len(engine.notices)
+                while feed:
+                    async for completion in ask(feed):
+                        said = say_new(engine.notices, said, engine.model)
+                        advance(take(completion))
+                advance(rest())
                 say_new(engine.notices, said, engine.model)
 
-    def _engine(self, judge: str, config: EngineConfig) -> Engine:
-        return self.engines.get(judge) or make_engine(config)
+    def _engine(self, judge: LLMJudge | RewardJudge) -> Engine:
+        """The judge's engine. Judges of one model share one, which opens and closes with each of their turns: so its budget of
+        requests is of the whole session, and what it notices is said once."""
+        if judge.name in self.engines:
+            return self.engines[judge.name]
+        task: Task = "score" if isinstance(judge, RewardJudge) else "generate"
+        key = (task, judge.engine.model_dump_json())
+        if key not in self._made:
+            self._made[key] = make_engine(judge.engine, task)
+        return self._made[key]
 
     def _seats_before(self, item: Item) -> list[Seat]:
         """What the judges say of a comparison that were asked before those that compare."""
@@ -256,9 +275,6 @@ class Session:
             unasked = not self.stats[judge.name].asked and not self.stats[judge.name].failed
             if isinstance(judge.config, ChecklistConfig) and unasked:
                 raise DataError(f"the checklist judge '{judge.name}' has nothing to ask: {_no_checklist_at_all(judge)}")
-
-    def _count_groups(self) -> int:
-        return sum(1 for _ in self.responses.groups())
 
     def _comparisons(self) -> Iterator[Item]:
         for _, items, _ in self.compared():

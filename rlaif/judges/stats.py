@@ -70,7 +70,7 @@ class JudgeStats:
         self.counted += judgment.outcome is not None
         self.unparsed += judgment.outcome is None
         self.flagged += bool(judgment.flags)
-        if isinstance(judgment.outcome, Preferred):
+        if isinstance(judgment.outcome, Preferred) and judgment.shown:
             self.decided += 1
             self.first_picks += judgment.outcome.response_id == judgment.shown[0]
         if isinstance(judgment.outcome, Ranking):

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif.judges.aggregate import as_comparison, mean_score, pairwise_tally, pointwise_tally, score_margin
+from rlaif.judges.aggregate import as_comparison, label_tally, mean_score, pairwise_tally, pointwise_tally, score_margin
 from rlaif.judges.ensemble import Ensemble, Judge
+from rlaif.judges.human import HumanJudge
 from rlaif.judges.journal import Journal
 from rlaif.judges.judge import Item, LLMJudge
 from rlaif.judges.questions import Question, mean_over_questions, questions_of
@@ -38,7 +39,7 @@ class Tallies:
         people = [human for human in self.ensemble.humans if human.compares]
         if people:
             found = self.journal.votes(item.id)
-            tallies += [self._compared(human.name, human.model, human.weight, item, found) for human in people]
+            tallies += [self._labelled(human, item, found) for human in people]
         return tallies
 
     def of_comparison(self, item: Item) -> list[JudgeTally]:
@@ -84,6 +85,11 @@ class Tallies:
         first, second = (response.id for response in item.responses)
         votes = {vote: as_comparison(each, first, second) for vote, each in found.get(judge.name, {}).items()}
         return self._compared(judge.name, judge.model, judge.weight, item, {judge.name: votes})
+
+    def _labelled(self, human: HumanJudge, item: Item, found: Found) -> JudgeTally:
+        first, second = item.responses
+        votes = list(found.get(human.name, {}).values())
+        return label_tally(human.name, human.model, human.weight, votes, first.id, second.id)
 
     def _compared(self, name: str, model: str, weight: float, item: Item, found: Found) -> JudgeTally:
         first, second = item.responses

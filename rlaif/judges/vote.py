@@ -37,6 +37,11 @@ def planned_votes(judge: LLMJudge, item: Item, votes: Votes) -> int:
     return distinct if repeats else wanted
 
 
+def planned_rounds(judge: LLMJudge) -> int:
+    """How often a judge that asks several questions asks each, as far as that is known before the first answer."""
+    return min(judge.votes, len(judge.templates)) if judge.config.temperature == 0 else judge.votes
+
+
 def pairwise_seat(judge: LLMJudge, item: Item, votes: Votes, gone: Collection[int]) -> Seat:
     """A pairwise judge's say on a comparison. gone: votes that could not be asked in this run."""
     first, second = (response.id for response in item.responses)

@@ -20,12 +20,10 @@ from rlaif.types import (
     JudgeTally,
     PreferencePair,
     Preferred,
-    Provenance,
     Response,
     Score,
     Tie,
     Verdict,
-    content_hash,
 )
 
 Rule = Literal["best-random", "best-worst", "adjacent", "all"]
@@ -177,9 +175,13 @@ def _compared(group: list[Verdict], skipped: list[dict[str, str]]) -> list[tuple
             chosen, rejected = (first, second) if verdict.outcome.response_id == first.id else (second, first)
             found.append((Candidate(chosen, rejected, abs(verdict.margin), (verdict,)), True))
         else:
-            reason = "tie" if isinstance(verdict.outcome, Tie) else "no outcome (unparsed)"
+            reason = "tie" if isinstance(verdict.outcome, Tie) else _why_no_outcome(verdict)
             skipped.append({"prompt_id": verdict.prompt.id, "verdict_id": verdict.id, "reason": reason})
     return found
+
+
+def _why_no_outcome(verdict: Verdict) -> str:
+    return "no outcome (unparsed)" if verdict.votes_asked else "no outcome (nobody voted)"
 
 
 def _scored(group: list[Verdict], skipped: list[dict[str, str]]) -> list[tuple[Candidate, bool]]:
@@ -191,9 +193,8 @@ def _scored(group: list[Verdict], skipped: list[dict[str, str]]) -> list[tuple[C
         if isinstance(verdict.outcome, Score):
             singles[verdict.responses[0].id] = (verdict.outcome.score, verdict)
         else:
-            skipped.append(
-                {"prompt_id": verdict.prompt.id, "verdict_id": verdict.id, "reason": "no outcome (unparsed)"}
-            )
+            reason = _why_no_outcome(verdict)
+            skipped.append({"prompt_id": verdict.prompt.id, "verdict_id": verdict.id, "reason": reason})
     responses = [verdict.responses[0] for _, verdict in singles.values()]
     ordered = [response for members in by_prompt(responses).values() for response in members]
     found = [
@@ -247,30 +248,19 @@ def _pair(candidate: Candidate, rule: Rule) -> PreferencePair:
     chosen, rejected = candidate.chosen, candidate.rejected
     scores = _scores(list(candidate.verdicts))
     confidences = [verdict.confidence for verdict in candidate.verdicts if verdict.confidence is not None]
-    return PreferencePair(
-        id=content_hash(chosen.id, chosen.text, rejected.id, rejected.text),
-        prompt_id=chosen.prompt.id,
-        prompt=chosen.prompt.messages,
-        chosen=chosen.messages,
-        rejected=rejected.messages,
-        chosen_id=chosen.id,
-        rejected_id=rejected.id,
+    return PreferencePair.of(
+        chosen,
+        rejected,
         chosen_score=scores.get(chosen.id),
         rejected_score=scores.get(rejected.id),
-        chosen_finish_reason=chosen.finish_reason,
-        rejected_finish_reason=rejected.finish_reason,
         margin=candidate.margin,
         confidence=min(confidences) if confidences else None,
-        provenance=Provenance(
-            verdict_ids=tuple(verdict.id for verdict in candidate.verdicts),
-            rule=rule,
-            ensemble=candidate.verdicts[0].ensemble,
-            judges=tuple(tally for verdict in candidate.verdicts for tally in _oriented(verdict, chosen)),
-            chosen_model=chosen.model,
-            rejected_model=rejected.model,
-            chosen_sampling=chosen.sampling,
-            rejected_sampling=rejected.sampling,
-        ),
+        provenance={
+            "verdict_ids": tuple(verdict.id for verdict in candidate.verdicts),
+            "rule": rule,
+            "ensemble": candidate.verdicts[0].ensemble,
+            "judges": tuple(tally for verdict in candidate.verdicts for tally in _oriented(verdict, chosen)),
+        },
     )
 
 
@@ -283,6 +273,7 @@ def _oriented(verdict: Verdict, chosen: Response) -> list[JudgeTally]:
             update={
                 "margin": None if tally.margin is None else -tally.margin,
                 "scores": None if tally.scores is None else tally.scores[::-1],
+                "questions": tally.questions and {name: each[::-1] for name, each in tally.questions.items()},
             }
         )
         for tally in verdict.judges

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from rlaif.engines import CHANGES_ANSWERS, EngineConfig
 from rlaif.engines.base import Failure, Request
 from rlaif.generation import model_identity
-from rlaif.judges.defences import defended, escape_control_tokens, own_control_tokens, unescape_control_tokens
+from rlaif.judges.defences import escape_control_tokens, own_control_tokens, shown_data, unescape_control_tokens
 from rlaif.judges.reading.thinking import visible_text
 from rlaif.prompts import Template, conversation_text
 from rlaif.revision.constitution import Constitution, Principle, draw_principles
@@ -138,20 +138,14 @@ def _user(template: Template, values: dict[str, Any], response: Response) -> Mes
 
 def _values(reviser: Reviser, response: Response, answer: str) -> dict[str, Any]:
     """What others wrote as the templates get it, with the defences."""
-    config, prompt = reviser.constitution.config, response.prompt
-    data: dict[str, Any] = defended(
-        {
-            "prompt": conversation_text(prompt.messages),
-            "messages": [message.as_dict() for message in prompt.messages],
-            "metadata": prompt.metadata,
-            "response": answer,
-        },
+    config = reviser.constitution.config
+    data = shown_data(
+        response.prompt,
+        {"response": answer},
         fences=config.fences,
         escape=config.escape_control_tokens,
-        own=reviser.own_tokens,
+        model=reviser.engine.model,
     )
-    for message, turn in zip(prompt.messages, data["messages"], strict=True):
-        turn["role"] = message.role  # one of the known roles, so no data
     return data | {"fences": config.fences}
 
 

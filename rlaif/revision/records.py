@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from rlaif.types import PreferencePair, Provenance, Response, Revision, content_hash
+from rlaif.types import PreferencePair, Response, Revision
 
 RULE = "revision"
 """Stands in the provenance of a pair: that the revision is the better one is by the constitution, judged by nobody."""
@@ -23,25 +23,13 @@ def responses_of(revisions: Iterable[Revision]) -> Iterator[Response]:
 
 
 def _pair(row: Revision, revision: Response) -> PreferencePair:
-    original = row.original
-    return PreferencePair(
-        id=content_hash(revision.id, revision.text, original.id, original.text),
-        prompt_id=row.prompt.id,
-        prompt=row.prompt.messages,
-        chosen=revision.messages,
-        rejected=original.messages,
-        chosen_id=revision.id,
-        rejected_id=original.id,
-        chosen_finish_reason=revision.finish_reason,
-        rejected_finish_reason=original.finish_reason,
-        provenance=Provenance(
-            rule=RULE,
-            constitution=row.constitution,
-            principles=row.principles,
-            revision_id=row.id,
-            chosen_model=revision.model,
-            rejected_model=original.model,
-            chosen_sampling=revision.sampling,
-            rejected_sampling=original.sampling,
-        ),
+    return PreferencePair.of(
+        revision,
+        row.original,
+        provenance={
+            "rule": RULE,
+            "constitution": row.constitution,
+            "principles": row.principles,
+            "revision_id": row.id,
+        },
     )

@@ -10,7 +10,7 @@ from rlaif.engines.base import Completion, Engine, Failure, Request
 from rlaif.journal import Journal
 from rlaif.judges.feed import Feed
 from rlaif.judges.responses import Responses
-from rlaif.progress import progress, say
+from rlaif.progress import progress, say_new
 from rlaif.revision.conversation import Asking, Question, Reviser, revising
 from rlaif.types import Response, Revision, Turn
 
@@ -42,17 +42,18 @@ class Session:
         if feed:
             asyncio.run(self._ask(feed, self.engine or make_engine(self.reviser.engine)))
 
-    async def _ask(self, feed: Feed, engine: Engine) -> None:
+    async def _ask(self, feed: Feed[Request], engine: Engine) -> None:
         total = len(self.rows) if self.limit is None else min(self.limit, len(self.rows))
         with progress(f"revise by {engine.model}", total, "responses") as advance:
             async with engine:
+                said = 0
                 while feed:
                     async for completion in engine.complete_many(feed):
+                        said = say_new(engine.notices, said, engine.model)
                         feed.push(self._take(completion, engine))
                         advance(self._take_finished())
                 advance(self._take_finished())
-                for notice in engine.notices:
-                    say(f"{engine.model}: {notice}")
+                say_new(engine.notices, said, engine.model)
 
     def _requests(self) -> Iterator[Request]:
         """The first question of each response that is not answered yet; responses are taken only as the engine has room."""

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from stub_server import StubServer, chat_reply, fault
 
+from rlaif import EngineConfig, judge
 from rlaif.engines import endpoints
 from rlaif.engines.base import Completion, Request
 from rlaif.engines.choices import choice_probabilities
@@ -472,6 +473,22 @@ async def test_every_attempt_that_may_be_billed_counts():
         with pytest.raises(BudgetReached):
             await ask(server, request(), max_requests=2)
     assert len(server.bodies) == 2
+
+
+async def test_a_budget_is_of_all_judges_of_a_model_together(make_response, tmp_path):
+    """A judge that scores and one that compares take turns at the model: 2 + 2 votes, and the budget is 3."""
+    panel = tmp_path / "panel.yaml"
+    panel.write_text("kind: ensemble\nstop: all\nmembers: [{judge: helpful-score}, {judge: helpful}]\n")
+    rows = [make_response(text, index=index) for index, text in enumerate(("one", "two"))]
+    async with StubServer(lambda body, i: chat_reply("A" if "Answer A" in str(body) else "3")) as server:
+        model = EngineConfig(model="stub", base_url=(server.url,), max_requests=3)
+        with pytest.raises(BudgetReached):
+            await asyncio.to_thread(judge, rows, str(panel), models=[model], output=tmp_path / "judged.jsonl")
+        assert len(server.bodies) == 3
+        more = model.model_copy(update={"max_requests": 4})
+        result = await asyncio.to_thread(judge, rows, str(panel), models=[more], output=tmp_path / "judged.jsonl")
+    assert len(server.bodies) == 4
+    assert (result.new_judgments, result.reused_judgments) == (1, 3)
 
 
 async def test_the_least_busy_endpoint_answers_and_a_failing_one_is_avoided():

@@ -127,3 +127,38 @@ def test_what_was_measured_is_not_lost_where_no_confidence_can_be_fitted(tmp_pat
     assert [each.judge for each in failed.value.result.measures] == ["expert", "contrary", "coin"]
     assert load_ensemble(str(tmp_path / "chosen.yaml")).calibration is None
     assert "judge: helpful\n" in (tmp_path / "chosen.yaml").read_text()
+
+
+def test_too_few_labels_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    engines = {name: says(name) for name in ("expert", "contrary", "coin")}
+    (tmp_path / "panel.yaml").write_text(PANEL)
+    gold = write_gold(tmp_path / "gold.jsonl", 40)
+    with pytest.raises(DataError, match="40 gold labels with a side; at least 50"):
+        calibrate([gold], str(tmp_path / "panel.yaml"), tmp_path / "chosen.yaml", engines=engines)
+    assert not any(engine.requests for engine in engines.values())
+
+
+def test_a_judge_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_text('{"response_ids": ["elsewhere", "nowhere"], "preferred": "tie"}\n')
+    (tmp_path / "people.yaml").write_text("kind: human\nlabels: labels.jsonl\n")
+    (tmp_path / "panel.yaml").write_text(
+        "kind: ensemble\nmembers:\n  - {judge: people.yaml}\n  - {judge: helpful, name: expert, engine: {model: expert}}\n"
+    )
+    gold = write_gold(tmp_path / "gold.jsonl", 60)
+    with pytest.raises(DataError, match="people: no verdict on any of these pairs"):
+        calibrate([gold], str(tmp_path / "panel.yaml"), tmp_path / "out.yaml", engines={"expert": says("expert")})
+
+
+def test_an_ensemble_of_judges_that_score_compares_so_that_its_confidence_is_given(tmp_path: Path) -> None:
+    """The program is right in seven of eight: responses 'right n' hold the word, but in every eighth row the wrong one does."""
+    rows = [
+        {"id": f"g{n}", "prompt": f"q{n}", "response_1": f"yes {n}", "response_2": f"no {n}", "gold": 1 if n % 8 else 2}
+        for n in range(160)
+    ]
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "word.yaml").write_text("kind: program\nchecks: [{check: contains, text: 'yes'}]\n")
+    calibrate([gold], str(tmp_path / "word.yaml"), tmp_path / "chosen.yaml")
+    judged = judge(responses_of(read_gold(gold)), str(tmp_path / "chosen.yaml"))
+    assert len(judged.verdicts) == 160
+    assert all(verdict.confidence == pytest.approx(7 / 8, abs=0.05) for verdict in judged.verdicts)

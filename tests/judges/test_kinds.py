@@ -12,7 +12,8 @@ import pytest
 from rlaif import EngineConfig, judge
 from rlaif.engines.base import Engine, Request, Sample, ScoreCompletion, ScoreRequest
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.errors import ConfigError, DataError, EngineError
+from rlaif.errors import ConfigError, DataError, EngineError, QualityGateError
+from rlaif.judges.checklists import read_items
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.judges.judge import Item, shown_order
 from rlaif.judges.plan import judge_plan
@@ -147,6 +148,63 @@ def test_the_judges_model_writes_the_items_once_for_each_prompt(make_response: M
     again, engine = run(tmp_path / "r.jsonl", "checklist", writes_and_answers, votes=1, output=output)
     assert not engine.requests
     assert [verdict.id for verdict in again.verdicts] == [verdict.id for verdict in result.verdicts]
+
+
+def test_two_prompts_of_the_same_text_get_a_checklist_each(make_response: Make) -> None:
+    one = make_response("one")
+    twin = one.model_copy(update={"id": "twin", "prompt": one.prompt.model_copy(update={"id": "other"})})
+    result, _ = run([one, twin], "checklist", writes_and_answers, votes=1)
+    assert [verdict.outcome for verdict in result.verdicts] == [Score(score=0.5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "items", "dropped"),
+    [
+        ("1. Is it short?\n2) Is it kind?", ("Is it short?", "Is it kind?"), ()),
+        (
+            "**1.** Is it short?\n- [ ] Is it kind?\n* [x] Is it true?",
+            ("Is it short?", "Is it kind?", "Is it true?"),
+            (),
+        ),
+        ("1. **Brevity**: Is it short?", ("Brevity: Is it short?",), ()),
+        ("1、是否简短？\n2、是否友好？", ("是否简短？", "是否友好？"), ()),
+        ("1. Is it short? (at most ten words)", ("Is it short?",), ()),
+        ("1. Is it short?\n2. It is kind.\n3. Is it short?", ("Is it short?",), ("It is kind.", "Is it short?")),
+        ("1. A?\n2. B?\n3. C?\n4. D?", ("A?", "B?", "C?"), ("D?",)),
+        ("Is it short? I would say so.", (), ()),
+        ("<think>1. Is it odd?</think>1. Is it short?", ("Is it short?",), ()),
+    ],
+)
+def test_the_items_of_a_list_are_read_and_what_is_no_question_is_listed(
+    text: str, items: tuple[str, ...], dropped: tuple[str, ...]
+) -> None:
+    assert read_items(text, 3) == (items, dropped)
+
+
+def test_the_last_line_of_a_list_that_was_cut_off_is_no_item() -> None:
+    assert read_items("1. Is it short?\n2. Is it ki?", 3, truncated=True) == (("Is it short?",), ("Is it ki?",))
+    assert read_items("1. Is it short?\nand furthermore", 3, truncated=True) == (("Is it short?",), ())
+
+
+def test_an_item_that_is_listed_twice_or_blank_is_refused(make_response: Make, tmp_path: Path) -> None:
+    (tmp_path / "t.j2").write_text("{{ response }} {{ item }}")
+    head = "kind: checklist\nprompt: t.j2\nitems: "
+    models = (EngineConfig(model="m"),)
+    with pytest.raises(ConfigError, match=r"the item 'Short[?]' is listed twice"):
+        load_ensemble(write(tmp_path, head + '["Short?", {item: "Short?", weight: 5}]'), models=models)
+    with pytest.raises(ConfigError, match="must be a question, not blank"):
+        load_ensemble(write(tmp_path, head + '["  "]'), models=models)
+    twice = make_response("one", metadata={"checklist": ["Short?", "Short?"]})
+    with pytest.raises(DataError, match=r"metadata\.checklist: the item 'Short[?]' is listed twice"):
+        run([twice], "checklist", lambda request, index: "yes")
+
+
+def test_an_item_of_the_file_and_of_the_prompt_is_asked_once(make_response: Make, tmp_path: Path) -> None:
+    (tmp_path / "t.j2").write_text("{{ response }} {{ item }}")
+    name = write(tmp_path, 'kind: checklist\nprompt: t.j2\nitems: ["Short?"]\n')
+    row = make_response("one", metadata={"checklist": ["Short?", "Kind?"]})
+    _, engine = run([row], name, lambda request, index: "yes", votes=1)
+    assert len(engine.requests) == 2
 
 
 def test_a_prompt_whose_checklist_can_not_be_read_is_listed_and_the_others_are_judged(make_response: Make) -> None:
@@ -300,11 +358,10 @@ def test_rewards_are_scores_and_between_two_responses_a_probability(make_respons
     rows = [make_response(text, index=index) for index, text in enumerate(("good", "bad"))]
     engine = by_reward({"good": 2.0, "bad": -1.0})
     options = {"models": ["rm"], "engines": {"reward": engine}}
-    alone = judge(rows, "reward", **options)  # type: ignore[arg-type]
-    scores = [verdict.outcome.score for verdict in alone.verdicts if isinstance(verdict.outcome, Score)]
-    assert scores == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))])
+    compared = judge(rows, "reward", output=tmp_path / "out.jsonl", **options)  # type: ignore[arg-type]
+    (tally,) = compared.verdicts[0].judges
+    assert tally.scores == pytest.approx((1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))))
     assert [message.content for message in engine.score_requests[0].messages] == ["question", "good"]
-    compared = judge(rows, "reward", comparisons="all", output=tmp_path / "out.jsonl", **options)  # type: ignore[arg-type]
     (verdict,) = compared.verdicts
     assert verdict.margin == pytest.approx(math.tanh(1.5))
     assert verdict.outcome == Preferred(response_id=rows[0].id)
@@ -367,12 +424,24 @@ def test_labels_of_people_are_votes(make_response: Make, tmp_path: Path) -> None
     )
     result = judge(rows, name, output=tmp_path / "out.jsonl")
     by_ids = {tuple(response.id for response in verdict.responses): verdict for verdict in result.verdicts}
-    assert by_ids[a, b].margin == pytest.approx((0.5 + 1) / 2)  # the mean of its mean in each order
+    assert by_ids[a, b].margin == pytest.approx((1 + 1 + 0) / 3)
     assert by_ids[a, b].votes_counted == 3
     assert by_ids[b, c].outcome == Preferred(response_id=c)
     assert by_ids[a, c].outcome is None
     judgments = list(read_records(tmp_path / "out.jsonl.d" / "judgments.jsonl", Judgment))
     assert json.loads(judgments[0].raw)["annotator"] == "x"
+
+
+def test_people_decide_by_majority_whatever_the_order_of_the_ids_in_a_row(make_response: Make, tmp_path: Path) -> None:
+    rows = [make_response(f"t{index}", index=index) for index in range(2)]
+    a, b = (row.id for row in rows)
+    three = [{"response_ids": [a, b], "preferred": b, "annotator": str(number)} for number in range(3)]
+    name = labels(tmp_path, *three, {"response_ids": [b, a], "preferred": a})
+    result = judge(rows, name)
+    assert result.verdicts[0].outcome == Preferred(response_id=b)
+    assert result.verdicts[0].margin == -0.5
+    assert result.judges[0].first_pick_rate is None
+    assert result.judges[0].order_consistency is None
 
 
 def test_scores_of_people_are_scores_by_the_scale(make_response: Make, tmp_path: Path) -> None:
@@ -432,7 +501,34 @@ def test_a_plan_counts_questions_rankings_and_rewards(make_response: Make) -> No
     assert votes("helpful") == {"LLM votes": 3 * 2}
     assert votes("reward") == {"LLM votes": 0, "responses for reward models": 3}
     written = judge_plan(
-        [make_response("one")], "checklist", votes=1, models=(EngineConfig(model="m"),), comparisons=None
+        [make_response(f"t{index}", index=index) for index in range(2)],
+        "checklist",
+        votes=3,
+        models=(EngineConfig(model="m"),),
+        comparisons=None,
     )
-    assert written["LLM votes, at most"] == 6
+    assert (written["LLM votes, at most"], written["checklists to write"]) == (2 * 6, 1)
     assert "Write a checklist" in written["example"]
+
+
+# Models and budgets
+
+
+def test_a_judge_model_is_not_for_a_reward_model_beside_judges_that_write(tmp_path: Path) -> None:
+    (tmp_path / "rm.yaml").write_text("kind: reward-model\nengine: {model: the-rm}\n")
+    panel = write(tmp_path, "kind: ensemble\nmembers: [{judge: helpful}, {judge: rm.yaml}]\n")
+    ensemble = load_ensemble(panel, models=(EngineConfig(model="writer"),))
+    assert {judge.name: judge.model for judge in ensemble.judges} == {"helpful": "writer", "rm": "the-rm"}
+    alone = load_ensemble(str(tmp_path / "rm.yaml"), models=(EngineConfig(model="another"),))
+    assert alone.rewards[0].model == "another"
+    nameless = write(tmp_path, "kind: ensemble\nmembers: [{judge: helpful}, {judge: reward}]\n")
+    with pytest.raises(ConfigError, match="the judge 'reward' names no model"):
+        load_ensemble(nameless, models=(EngineConfig(model="writer"),))
+
+
+def test_nobody_voting_is_no_success(make_response: Make, tmp_path: Path) -> None:
+    rows = [make_response(f"t{index}", index=index) for index in range(2)]
+    name = labels(tmp_path, {"response_ids": ["gone", "lost"], "preferred": "tie"})
+    with pytest.raises(QualityGateError, match=r"no judge had a vote on anything.*a label on responses") as failed:
+        judge(rows, name, output=tmp_path / "out.jsonl")
+    assert len(failed.value.result.verdicts) == 1

@@ -122,6 +122,21 @@ def test_a_pair_knows_where_it_comes_from(four: list[Response]) -> None:
     assert pair.confidence is None
 
 
+def test_the_scores_in_a_pair_name_the_chosen_response_first(four: list[Response]) -> None:
+    verdict = compared(four[1], four[0], -0.5)
+    told = {"scores": (0.25, 0.75), "questions": {"Is it short?": (0.25, 0.75)}}
+    verdict = verdict.model_copy(update={"judges": (verdict.judges[0].model_copy(update=told),)})
+    (pair,) = make_pairs([verdict]).pairs
+    assert pair.provenance is not None
+    assert pair.provenance.judges[0].scores == (0.75, 0.25)
+    assert pair.provenance.judges[0].questions == {"Is it short?": (0.75, 0.25)}
+
+
+def test_a_comparison_that_nobody_voted_on_is_listed_as_such(four: list[Response]) -> None:
+    verdict = compared(four[0], four[1], None).model_copy(update={"votes_asked": 0})
+    assert make_pairs([verdict]).skipped[0]["reason"] == "no outcome (nobody voted)"
+
+
 def test_pairs_load_with_datasets_as_a_conversational_preference_set(ranked: list[Verdict], tmp_path: Path) -> None:
     from datasets import load_dataset
 

@@ -17,6 +17,7 @@ from rlaif.judges.config.llm import (
     PairwiseConfig,
     PointwiseConfig,
     WriterConfig,
+    check_distinct,
 )
 from rlaif.judges.config.load import (
     KINDS,
@@ -47,6 +48,7 @@ __all__ = [
     "RewardModelConfig",
     "StopRule",
     "WriterConfig",
+    "check_distinct",
     "load_judge_file",
     "load_templates",
     "load_writer_template",

@@ -174,7 +174,7 @@ class PointwiseConfig(LLMJudgeConfig):
 class ChecklistItem(Config):
     """One yes/no question about a response."""
 
-    item: str = Field(min_length=1)
+    item: str
     """The question, which yes answers well."""
     weight: float = Field(default=1.0, gt=0)
     """Its share of the response's score."""
@@ -183,6 +183,20 @@ class ChecklistItem(Config):
     @classmethod
     def _plain_text(cls, data: Any) -> Any:
         return {"item": data.strip()} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ChecklistItem":
+        if not self.item.strip():
+            raise ValueError("an item of a checklist must be a question, not blank")
+        return self
+
+
+def check_distinct(items: tuple[ChecklistItem, ...]) -> None:
+    """Raises ValueError for an item that is there twice: its weight would be anybody's guess."""
+    texts = [each.item for each in items]
+    doubled = next((text for text in texts if texts.count(text) > 1), None)
+    if doubled is not None:
+        raise ValueError(f"the item '{doubled}' is listed twice; give it once, with the weight that it has")
 
 
 class WriterConfig(Config):
@@ -217,6 +231,7 @@ class ChecklistConfig(LLMJudgeConfig):
         if self.format != "label":
             raise ValueError(f"format {self.format} is not for a checklist judge; allowed: label")
         _check_labels("labels", self.labels)
+        check_distinct(self.items)
         return self
 
     def offer(self, shown: int) -> Offer:
