@@ -25,8 +25,6 @@ PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3))
 """Which of a prompt's four responses are compared; each pair in both orders."""
 BATCH = 32
 """Prompts of a forward pass of transformers, on both sides."""
-CONCURRENCY = 256
-"""Requests that vLLM has at a time, on both sides."""
 INSTRUCTION = (
     "You compare two responses to a question. Judge whether they are correct, complete and clear, and nothing else: neither "
     "their length nor their order. Say which one is better."
@@ -76,6 +74,11 @@ def _options() -> argparse.Namespace:
         "--explanations", type=int, default=16, help="requests answered with an explanation, in one round"
     )
     parser.add_argument("--explanation-tokens", type=int, default=128, help="most tokens of an explanation")
+    parser.add_argument("--concurrency", type=int, default=256, help="requests that vLLM has at a time, on both sides")
+    parser.add_argument(
+        "--cache-blocks", type=int, help="blocks of vLLM's cache, to see what the order of requests does"
+    )
+    parser.add_argument("--only-hit-rates", action="store_true", help="with vLLM: measure only the prefix cache")
     parser.add_argument("--threads", type=int, default=0, help="of torch; its own choice unless given")
     return parser.parse_args()
 
@@ -159,8 +162,10 @@ async def _with_vllm(options: argparse.Namespace) -> None:
     from rlaif.engines.window import sliding_window
 
     asked = requests(options.prompts, options.words)
-    arguments = {"disable_log_stats": False}  # which counts what the prefix cache has
-    async with VllmEngine(options.model, concurrency=CONCURRENCY, engine_args=arguments) as engine:
+    arguments: dict[str, Any] = {"disable_log_stats": False}  # which counts what the prefix cache has
+    if options.cache_blocks:
+        arguments |= {"num_gpu_blocks_override": options.cache_blocks, "max_model_len": 1024}
+    async with VllmEngine(options.model, concurrency=options.concurrency, engine_args=arguments) as engine:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         prompts = _token_ids(engine._tokenizer, asked)
@@ -172,12 +177,16 @@ async def _with_vllm(options: argparse.Namespace) -> None:
                 pass
 
         async def prefill() -> None:
-            async for _ in sliding_window(prompts, answer, CONCURRENCY):
+            async for _ in sliding_window(prompts, answer, options.concurrency):
                 pass
 
         async def forget() -> None:
             assert await engine._llm.reset_prefix_cache(), "vLLM did not reset its prefix cache"
 
+        if options.only_hit_rates:
+            print(f"{len(asked)} requests, {sum(map(len, prompts)):,} prompt tokens, {options.concurrency} at a time")
+            await _hit_rates(engine, asked, forget)
+            return
         where = f"vLLM, {str(engine._llm.model_config.dtype).removeprefix('torch.')}"
         await _compare(where, engine, asked, prompts, prefill, forget, options)
         await _hit_rates(engine, asked, forget)
