@@ -4,8 +4,10 @@ RlaifError                  exit 2: the message says what, where, what is allowe
 ├── ConfigError             a YAML file, a flag, or a combination of them
 ├── DataError               a prompt, response, judgment or preference file
 ├── EngineError             a model or an endpoint
-│   └── BudgetReached       --max-requests: the work done so far is saved
+│   ├── BudgetReached       --max-requests: the work done so far is saved
+│   └── Unavailable         an endpoint that gives no answer now, and may later
 ├── TrainError              training can not start or go on
+├── OutageError             exit 3: a judge or rollout server is away for too long; all is saved, and the same command goes on
 └── QualityGateError        exit 3: finished, but too many calls failed or too many votes were unparsed
 """
 
@@ -36,8 +38,18 @@ class BudgetReached(EngineError):
     """The request budget is used up; everything answered so far is saved."""
 
 
+class Unavailable(EngineError):
+    """An endpoint gives no answer now. Another attempt, later, may get one."""
+
+
 class TrainError(RlaifError):
     """Training can not start or can not go on."""
+
+
+class OutageError(RlaifError):
+    """A judge or a rollout server gave no answer for longer than a run waits. All is saved, and the same command goes on."""
+
+    exit_status = 3
 
 
 class QualityGateError(RlaifError):

@@ -23,12 +23,15 @@ J = TypeVar("J", bound=JournalRecord)
 
 
 @contextmanager
-def index_errors(path: Path | None) -> Iterator[None]:
-    """Turns what the database of an index fails with, such as a full disk or another run that writes it, into one DataError."""
+def index_errors(folder: Path | None) -> Iterator[None]:
+    """Turns what the database of an index fails with, such as a full disk or another run that writes it, into one DataError.
+
+    folder: where the journal is; None: a temporary one.
+    """
     try:
         yield
     except sqlite3.OperationalError as error:
-        where = f"{path}.d" if path is not None else "the temporary folder"
+        where = folder if folder is not None else "the temporary folder"
         raise DataError(
             f"{where}: {error}; what was answered is kept: make room, or let the other run end, and run the same command again"
         ) from None

@@ -28,9 +28,11 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of units just done."""
-    if sys.stderr.isatty() and is_first():
+def progress(description: str, total: int, unit: str, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of units just done. shown: False for work inside of work that is shown."""
+    if not shown:
+        yield lambda count: None
+    elif sys.stderr.isatty() and is_first():
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from rlaif.engines.connection import Connection, HttpReply, NoAnswer, check_base_url, shown_url
 from rlaif.engines.replies import NotChat, Reply, read_fault, read_reply
-from rlaif.errors import BudgetReached, EngineError, did_you_mean
+from rlaif.errors import BudgetReached, EngineError, Unavailable, did_you_mean
 
 if TYPE_CHECKING:
     import openai
@@ -126,7 +126,8 @@ class EndpointPool:
         """The endpoint's reply.
 
         Raises Refused for a request the endpoint does not take, GaveUp after the last retry, BudgetReached before an
-        attempt too many, and EngineError for what concerns every request: the key, the model, a quota, a wrong URL.
+        attempt too many, and EngineError for what concerns every request: the key, the model, a quota, a wrong URL, or
+        (Unavailable) an endpoint that is gone.
         """
         problem, endpoint = "", self._pick()
         for attempt in range(self.max_retries + 1):
@@ -146,7 +147,7 @@ class EndpointPool:
                 return reply
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-            raise EngineError(f"{self._failures_in_a_row} requests in a row got no answer, the last: {problem}")
+            raise Unavailable(f"{self._failures_in_a_row} requests in a row got no answer, the last: {problem}")
         raise GaveUp(f"gave up after {attempt + 1} attempts: {problem}")
 
     def redact(self, text: str) -> str:
@@ -261,7 +262,7 @@ class EndpointPool:
             endpoint.is_vllm = any(model.owned_by == "vllm" for model in models)
         except openai.APIConnectionError as error:
             reason = self.redact(_message(error))
-            raise EngineError(f"the endpoint {endpoint.url} does not answer: {reason}") from None
+            raise Unavailable(f"the endpoint {endpoint.url} does not answer: {reason}") from None
         except openai.AuthenticationError as error:
             if "scope" not in _message(error):  # a key that may not list models may still be good for chats
                 raise self._no_access(endpoint, error.status_code) from None

@@ -15,8 +15,10 @@ from rlaif.judges.config import (
     Comparisons,
     EnsembleConfig,
     HumanConfig,
+    ListwiseConfig,
     LLMJudgeConfig,
     Member,
+    PairwiseConfig,
     ProgramConfig,
     RewardModelConfig,
     StopRule,
@@ -101,7 +103,7 @@ def compares(judge: Judge) -> bool:
 def load_ensemble(
     name: str,
     *,
-    votes: int = 2,
+    votes: int | None = 2,
     models: tuple[EngineConfig, ...] = (),
     comparisons: Comparisons | None = None,
     stop: StopRule | None = None,
@@ -111,11 +113,12 @@ def load_ensemble(
 ) -> Ensemble:
     """A judge or ensemble by shipped name or path, ready to be asked.
 
-    votes: per judge and item. models: judge with these, instead of those the files name; several make a panel. A reward model
-    beside judges that write keeps its own. comparisons, stop, stop_probability: instead of the file's. gates: see Stopping.
+    votes: per judge and item; None: 2 of judges that compare, so that both orders are shown, and 1 of those that score.
+    models: judge with these, instead of those the files name; several make a panel. A reward model beside judges that write
+    keeps its own. comparisons, stop, stop_probability: instead of the file's. gates: see Stopping.
     Raises ConfigError.
     """
-    if votes < 1:
+    if votes is not None and votes < 1:
         raise ConfigError(f"votes is {votes}; at least 1 is needed (2 show a pairwise judge both orders)")
     config, path = load_judge_file(name, beside)
     if not isinstance(config, EnsembleConfig):
@@ -170,7 +173,9 @@ def _stopping(
     return Stopping(rule, probability or config.stop_probability, tuple(sorted(gates)))
 
 
-def _load_members(config: EnsembleConfig, path: Path, votes: int, models: tuple[EngineConfig, ...]) -> list[Judge]:
+def _load_members(
+    config: EnsembleConfig, path: Path, votes: int | None, models: tuple[EngineConfig, ...]
+) -> list[Judge]:
     """The judges of all members. models: a reward model beside judges that write keeps its own, since one model is not both."""
     files = [load_judge_file(member.judge, path.parent) for member in config.members]
     writes = any(isinstance(own, LLMJudgeConfig) for own, _ in files)
@@ -186,7 +191,7 @@ def _load_members(config: EnsembleConfig, path: Path, votes: int, models: tuple[
 
 
 def _load_member(
-    member: Member, config: AnyJudgeConfig, path: Path, votes: int, models: tuple[EngineConfig, ...]
+    member: Member, config: AnyJudgeConfig, path: Path, votes: int | None, models: tuple[EngineConfig, ...]
 ) -> list[Judge]:
     """The judge of a member, whose file was read, once for each model that judges."""
     name, source = member.name or config.name, resources.name_of("judges", path)
@@ -209,7 +214,7 @@ def _load_member(
             templates=templates,
             engine=engine,
             weight=member.weight,
-            votes=member.votes or votes,
+            votes=member.votes or votes or (2 if isinstance(config, PairwiseConfig | ListwiseConfig) else 1),
             cost=member.cost,
             source=source,
             writer=writer,

@@ -25,6 +25,10 @@ class Journal(journal.Journal[Judgment]):
         self._rows.execute("INSERT OR REPLACE INTO box VALUES (?, ?, ?, ?)", (item, judgment.judge, vote, place))
         self.reused += place < self._before
 
+    def forget_votes(self) -> None:
+        """Begins a new count: what is in the journal stays, but is no vote until it is counted again."""
+        self._rows.execute("DELETE FROM box")
+
     def votes(self, item: str) -> dict[str, dict[int, Judgment]]:
         """The judgments counted for an item in this run: by judge, then by vote."""
         found: dict[str, dict[int, Judgment]] = {}

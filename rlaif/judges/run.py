@@ -77,7 +77,8 @@ def judge(
     _warn_of_family(ensemble, rows)
     _warn_of_cascade(ensemble)
     path = Path(output) if output is not None else None
-    with index_errors(path), Journal(_beside(path, "judgments.jsonl"), overwrite=overwrite) as journal:
+    votes_at = _beside(path, "judgments.jsonl")
+    with index_errors(votes_at and votes_at.parent), Journal(votes_at, overwrite=overwrite) as journal:
         session = Session(ensemble, rows, journal, engines or {}, _beside(path, "checklists.jsonl"))
         session.ask()
         verdicts: Sequence[Verdict]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,14 +13,14 @@ from rlaif.errors import DataError
 from rlaif.judges.aggregate import ensemble_score
 from rlaif.judges.checklists import Checklists, needs_writing, writing_request, written_checklist
 from rlaif.judges.compare import comparisons_of
-from rlaif.judges.config import ChecklistConfig, ChecklistItem
+from rlaif.judges.config import ChecklistConfig, ChecklistItem, Comparisons
 from rlaif.judges.desk import Desk
 from rlaif.judges.ensemble import Ensemble
 from rlaif.judges.feed import Feed
 from rlaif.judges.journal import Journal
 from rlaif.judges.judge import Item, LLMJudge, votes_wanted
 from rlaif.judges.poll import Decision, waves
-from rlaif.judges.program_judge import program_judgment
+from rlaif.judges.program_judge import ProgramJudge, program_judgment
 from rlaif.judges.responses import Responses
 from rlaif.judges.reward import RewardJudge, reward_judgment, score_request
 from rlaif.judges.stats import JudgeStats
@@ -31,6 +32,10 @@ from rlaif.types import Judgment, Prompt, Response
 
 Asked = TypeVar("Asked", Request, ScoreRequest)
 Answered = TypeVar("Answered", Completion, ScoreCompletion)
+Pairing = Callable[[Sequence[Response]], tuple[list[Item], str]]
+"""From a prompt's responses to their comparisons, and the reason if there are none."""
+CHECKED_TOGETHER = 32
+"""Responses that a program checks before others get a turn."""
 
 
 @dataclass
@@ -43,6 +48,10 @@ class Session:
     engines: Mapping[str, Engine]
     checklists: Path | None = None
     """Where the checklists that models write are kept."""
+    pairing: Pairing | None = None
+    """Which responses are compared, instead of by the ensemble's rule."""
+    is_part: bool = False
+    """One of many sessions of a longer run: it shows no progress, and a judge may find nothing to ask."""
     stats: dict[str, JudgeStats] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -60,10 +69,11 @@ class Session:
 
     def ask(self) -> None:
         """Fills the journal with every vote that the verdicts need."""
-        asyncio.run(self._ask_all())
+        asyncio.run(self.asking())
 
-    async def _ask_all(self) -> None:
-        self._run_programs()
+    async def asking(self) -> None:
+        """The same inside an event loop, which goes on with other things while programs and models are at work."""
+        await self._run_programs()
         self._take_labels(self.singles(), compares=False)
         for reward in sorted(self.ensemble.rewards, key=lambda judge: judge.cost):
             await self._score(reward)
@@ -72,7 +82,8 @@ class Session:
                 await self._write_checklists(judge)
         for wave in waves(self.ensemble.pointwise):
             await self._ask(wave, self._questioned(wave), len(self.responses), "responses", None)
-            self._check_something_asked(wave)
+            if not self.is_part:
+                self._check_something_asked(wave)
         if self.ensemble.comparisons is None:
             return
         for wave in waves(self.ensemble.rankers):
@@ -84,10 +95,13 @@ class Session:
         for wave in waves(self.ensemble.pairwise):
             await self._ask(wave, self._comparisons(), count, "comparisons", decision)
 
-    def _run_programs(self) -> None:
+    async def _run_programs(self) -> None:
+        """Checks run in a thread; the journal is written here, since its database belongs to this one."""
         for program in self.ensemble.programs:
-            for item in self.singles():
-                self._keep(item, program_judgment(program, item))
+            items = self.singles()
+            while taken := list(islice(items, CHECKED_TOGETHER)):
+                for item, judgment in zip(taken, await asyncio.to_thread(_checked, program, taken), strict=True):
+                    self._keep(item, judgment)
 
     def _take_labels(self, items: Iterable[Item], *, compares: bool) -> None:
         people = [human for human in self.ensemble.humans if human.compares == compares]
@@ -207,7 +221,7 @@ class Session:
         """
         if not feed:
             return
-        with progress(f"judge {engine.model}", count, unit) as advance:
+        with progress(f"judge {engine.model}", count, unit, shown=not self.is_part) as advance:
             async with engine:
                 said = len(engine.notices)
                 while feed:
@@ -284,8 +298,11 @@ class Session:
         """(prompt id, its comparisons, why there are none) for each prompt."""
         assert self.ensemble.comparisons is not None
         for group in self.responses.groups():
-            items, reason = comparisons_of(group, self.ensemble.comparisons, self._screening_score)
+            items, reason = self._paired(group, self.ensemble.comparisons)
             yield group[0].prompt.id, items, reason
+
+    def _paired(self, group: Sequence[Response], rule: Comparisons) -> tuple[list[Item], str]:
+        return self.pairing(group) if self.pairing else comparisons_of(group, rule, self._screening_score)
 
     def _count_comparisons(self) -> int:
         count = 0
@@ -297,6 +314,10 @@ class Session:
 
     def _screening_score(self, response: Response) -> float | None:
         return ensemble_score(self.tallies.of_response(Item((response,))))
+
+
+def _checked(program: ProgramJudge, items: Sequence[Item]) -> list[Judgment]:
+    return [program_judgment(program, item) for item in items]
 
 
 def _no_checklist_at_all(judge: LLMJudge) -> str:

@@ -77,7 +77,8 @@ def revise(
     refuse_same_file(responses if isinstance(responses, str | Path) else None, *paths)
     rows = open_responses(responses)
     path, pairs_path, responses_path = paths
-    with index_errors(path), Journal(_journal_path(path), Turn, overwrite=overwrite) as journal:
+    turns_at = _journal_path(path)
+    with index_errors(turns_at and turns_at.parent), Journal(turns_at, Turn, overwrite=overwrite) as journal:
         session = Session(reviser, rows, journal, limit, engine)
         session.ask()
         revisions = _written(path, session)

@@ -10,6 +10,7 @@ from rlaif import EngineConfig, judge
 from rlaif.engines.base import Request
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError, DataError
+from rlaif.judges.journal import Journal
 from rlaif.judges.run import JudgeResult
 from rlaif.records import read_records, write_records
 from rlaif.types import Judgment, Response, Verdict
@@ -234,3 +235,17 @@ def test_a_full_disk_is_one_clear_message(
             engines={"helpful": ScriptedEngine(prefers("good"))},
             output=tmp_path / "v",
         )
+
+
+def test_votes_that_are_forgotten_stay_in_the_journal(tmp_path: Path) -> None:
+    """A run of many sessions counts each of them from none, so that what it notes does not grow."""
+    judgment = Judgment(
+        id="j", comparison_id="i", judge="judge", model="m", template_hash="t", vote=0, shown=("r",), raw=""
+    )
+    with Journal(tmp_path / "judgments.jsonl") as journal:
+        journal.add(judgment)
+        journal.count("i", 0, judgment)
+        assert journal.votes("i") == {"judge": {0: judgment}}
+        journal.forget_votes()
+        assert journal.votes("i") == {}
+        assert journal.get("j") == judgment
