@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rlaif.training.run import DryRun, TrainResult
 
 RUN, HYPER, ADAPTER, DATA, OUTPUT = "The run", "Learning", "What is trained", "Data", "Output"
+ONLINE = "Responses and rewards"
 
 
 def train_command(
@@ -17,7 +18,8 @@ def train_command(
         str,
         typer.Argument(
             help="From pairs: dpo, simpo, orpo, cpo, alphapo, tdpo, rainbowpo, step-dpo, rm; from labelled answers: kto, "
-            "bco, apo-unpaired; from answers: sft, spin."
+            "bco, apo-unpaired; from answers: sft, spin; from prompts, answered and judged as it learns: grpo, rloo, "
+            "reinforce++, spo, online-dpo."
         ),
     ],
     models: Annotated[
@@ -34,7 +36,7 @@ def train_command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Pairs, labelled answers or answers: JSONL, JSON, CSV, Parquet, or a data set: owner/name:split.",
+            help="Pairs, labelled answers, answers or prompts: JSONL, JSON, CSV, Parquet, or a data set: owner/name:split.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -48,6 +50,24 @@ def train_command(
         str | None,
         typer.Option(help="Preset: a YAML file or a shipped name [default: the method's].", rich_help_panel=RUN),
     ] = None,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward",
+            help="Judge that rewards responses, a name or a YAML file; repeat for a sum.",
+            metavar="JUDGE",
+            rich_help_panel=ONLINE,
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model of judges whose files name none.", rich_help_panel=ONLINE)
+    ] = None,
+    judge_base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint that serves it.", rich_help_panel=ONLINE)
+    ] = None,
+    group_size: Annotated[int | None, typer.Option(help="Responses to each prompt.", rich_help_panel=ONLINE)] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of a response.", rich_help_panel=ONLINE)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sampling.", rich_help_panel=ONLINE)] = None,
     full: Annotated[
         bool | None,
         typer.Option("--full/--lora", help="Train all weights, or a LoRA adapter.", rich_help_panel=ADAPTER),
@@ -119,6 +139,8 @@ def train_command(
 
     Example: rlaif train dpo -m HuggingFaceTB/SmolLM2-135M-Instruct --data preferences.jsonl -o runs/dpo
 
+    Example: rlaif train grpo -m HuggingFaceTB/SmolLM2-135M-Instruct --data prompts.jsonl --reward valid-json -o runs/grpo
+
     Every method has a preset with a sentence for every key: 'rlaif show train dpo' prints it, --set changes a key,
     --config names a preset of your own. With several GPUs: torchrun --nproc-per-node 8 -m rlaif train ...
     """
@@ -130,7 +152,8 @@ def train_command(
         "batch_size": batch_size, "reference": reference, "reference_model": reference_model, "seed": seed,
         "validation": validation, "max_length": max_length, "truncation": truncation,
         "micro_batch_tokens": micro_batch_tokens, "dtype": dtype, "save_steps": save_steps,
-        "logging_steps": logging_steps,
+        "logging_steps": logging_steps, "group_size": group_size, "max_tokens": max_tokens, "temperature": temperature,
+        "rewards": _rewards(rewards or [], judge_model, judge_base_url),
     }  # fmt: skip
     lora = {key: value for key, value in (("r", lora_r), ("alpha", lora_alpha)) if value is not None}
     keys = {name: value for name, value in {**given, "lora": lora or None}.items() if value is not None}
@@ -175,8 +198,28 @@ def _refuse_shape(keys: dict[str, Any]) -> None:
         )
 
 
-FLAGS = {"learning_rate": "lr", "lora.r": "lora-r", "lora.alpha": "lora-alpha", "full": "full/--lora"}
+FLAGS = {
+    "learning_rate": "lr",
+    "rewards": "reward",
+    "lora.r": "lora-r",
+    "lora.alpha": "lora-alpha",
+    "full": "full/--lora",
+}
 """Keys whose flag has another name."""
+
+
+def _rewards(judges: list[str], model: str | None, base_url: str | None) -> list[dict[str, Any]] | None:
+    """The judges named by --reward as the preset has them; None if none is. Raises ConfigError for a model without them."""
+    from rlaif.errors import ConfigError
+
+    if not judges and (model or base_url):
+        raise ConfigError(
+            "--judge-model and --judge-base-url belong to --reward; name a judge with it, or leave them out"
+        )
+    if base_url and not model:
+        raise ConfigError("--judge-base-url needs --judge-model: the name under which the endpoint serves it")
+    engine = {"engine": {"model": model, **({"base_url": base_url} if base_url else {})}} if model else {}
+    return [{"judge": judge, **engine} for judge in judges] or None
 
 
 def _one_model(models: list[str] | None) -> str | None:
@@ -255,7 +298,7 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
         typer.echo(json.dumps(asdict(result), default=str))
         return
     typer.echo(f"trained on {result.rows} rows in {result.steps} steps ({result.skipped} rows left out)")
-    shown = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "eval/loss")
+    shown = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "eval/loss", "reward", "eval/reward")
     typer.echo(", ".join(f"{name} {result.metrics[name]:.4g}" for name in shown if name in result.metrics))
     typer.echo(f"{result.path}")
 
@@ -269,7 +312,11 @@ def _print_dry_run(plan: "DryRun", as_json: bool) -> None:
         return
     left_out = "; ".join(f"{count} {reason}" for reason, count in plan.skipped.items()) or "none"
     typer.echo(f"rows: {plan.rows} (left out: {left_out})")
-    typer.echo(f"tokens: {plan.tokens}, of them learnt: {plan.completion_tokens}; longest: {plan.longest_tokens}")
+    if plan.responses is None:
+        typer.echo(f"tokens: {plan.tokens}, of them learnt: {plan.completion_tokens}; longest: {plan.longest_tokens}")
+    else:
+        typer.echo(f"prompt tokens: {plan.tokens}; longest: {plan.longest_tokens}")
+        typer.echo(f"responses to sample and judge: {plan.responses}")
     typer.echo(f"optimiser steps: {plan.steps}")
     if plan.trainable_parameters is not None:
         typer.echo(f"trainable parameters: {plan.trainable_parameters:,}")

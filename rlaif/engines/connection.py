@@ -45,7 +45,7 @@ class Connection:
         proxy, context = proxy_of(url), _certificates()
         connect_seconds = min(CONNECT_SECONDS, timeout_seconds)
         self._timeout_seconds = timeout_seconds
-        self._chats = f"{url.rstrip('/')}/chat/completions"
+        self._url = url.rstrip("/")
         self._proxy = proxy
         self._client = openai.AsyncOpenAI(
             api_key=key or "none",
@@ -66,10 +66,21 @@ class Connection:
 
     async def chat(self, body: Mapping[str, Any]) -> HttpReply:
         """Sends one request for a chat completion. Raises NoAnswer; an HTTP error is a reply."""
+        return await self.post("chat/completions", body)
+
+    async def get(self, path: str) -> HttpReply:
+        """Asks for a path below the base URL. Raises NoAnswer; an HTTP error is a reply."""
+        return await self._request("GET", path, None)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> HttpReply:
+        """Sends a JSON body to a path below the base URL. Raises NoAnswer; an HTTP error is a reply."""
+        return await self._request("POST", path, json.dumps(body).encode())
+
+    async def _request(self, method: str, path: str, data: bytes | None) -> HttpReply:
         import aiohttp
 
         try:
-            async with self._session.post(self._chats, data=json.dumps(body).encode(), proxy=self._proxy) as response:
+            async with self._session.request(method, f"{self._url}/{path}", data=data, proxy=self._proxy) as response:
                 return HttpReply(response.status, response.headers, await response.read())
         except aiohttp.ConnectionTimeoutError as error:
             raise NoAnswer(str(error)) from None

@@ -56,6 +56,17 @@ class Layout:
         """The sums over whole completions, shape (C,), of a value per token, shape (N,)."""
         return values_N.new_zeros(len(self.sources)).index_add(0, self.completion, values_N)
 
+    def row_tokens(self) -> tuple[Tensor, Tensor]:
+        """The learned tokens of the data rows' first completions, one row after the other: indexes into the N tokens, and the
+        data row (0..P-1) of each, both (M,). Rows of one completion each have its tokens."""
+        lengths = self.lengths()
+        starts = lengths.cumsum(0) - lengths
+        first = self.members[:, 0]
+        counts = lengths[first]
+        row = torch.repeat_interleave(torch.arange(len(first), device=first.device), counts)
+        within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        return starts[first][row] + within, row
+
     def to(self, device: torch.device) -> "Layout":
         return _moved(self, device)
 

@@ -8,7 +8,7 @@ DDP, FSDP) work around it.
 import contextlib
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +25,11 @@ CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What the model does to its logits after the linear head: cap * tanh(scale * z / cap)."""
+    """What is done to the logits after the linear head: cap * tanh(scale * z / cap) / temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
 
 def head_shape(config: Any) -> HeadShape:
@@ -110,7 +111,7 @@ def _cast(head: Head, dtype: torch.dtype) -> Head:
 
 
 def _logits(hidden: Tensor, head: Head) -> Tensor:
-    """The model's final logits, (rows, V), in at least float32, to be overwritten."""
+    """The final logits, (rows, V), in at least float32, to be overwritten."""
     logits = product(hidden, head.weight.t())
     if head.bias is not None:
         logits += head.bias
@@ -120,7 +121,7 @@ def _logits(hidden: Tensor, head: Head) -> Tensor:
         logits *= head.shape.scale
     if head.shape.softcap is not None:
         logits.div_(head.shape.softcap).tanh_().mul_(head.shape.softcap)
-    return logits
+    return logits.div_(head.shape.temperature) if head.shape.temperature != 1.0 else logits
 
 
 class _Chunk:
@@ -141,7 +142,7 @@ class _Chunk:
         logits = _logits(hidden, head)
         self.slope = None
         if head.shape.softcap is not None:
-            self.slope = 1 - (logits / head.shape.softcap).square_()
+            self.slope = 1 - (logits * (head.shape.temperature / head.shape.softcap)).square_()
         target = logits.gather(1, targets[:, None]).squeeze(1)
         top = logits.amax(1)
         logits.sub_(top[:, None])
@@ -176,7 +177,8 @@ class _Chunk:
     def _through_shape(self, gradient: Tensor) -> Tensor:
         if self.slope is not None:
             gradient.mul_(self.slope)
-        return gradient.mul_(self.shape.scale) if self.shape.scale != 1.0 else gradient
+        factor = self.shape.scale / self.shape.temperature
+        return gradient.mul_(factor) if factor != 1.0 else gradient
 
 
 def _part(reference: tuple[Tensor, Head] | None, rows: slice) -> tuple[Tensor, Head] | None:
@@ -329,9 +331,21 @@ CLASSIFIER_KEYS = ("labels", "output_attentions", "output_hidden_states", "retur
 
 
 def model_head(model: Any) -> Head:
-    """The head of a causal language model."""
+    """The head of a causal language model, at the temperature that `set_temperature` gave it."""
     module = model.get_output_embeddings()
-    return Head(module.weight, module.bias, head_shape(model.config.get_text_config()))
+    shape = head_shape(model.config.get_text_config())
+    return Head(module.weight, module.bias, replace(shape, temperature=temperature_of(model)))
+
+
+def set_temperature(model: Any, temperature: float) -> None:
+    """Makes the log-probs of a (patched) model those of its distribution at a temperature: what it samples from in online
+    training."""
+    model.logp_temperature = temperature
+
+
+def temperature_of(model: Any) -> float:
+    """The temperature of a model's log-probs, 1 unless it was set."""
+    return float(getattr(model, "logp_temperature", 1.0))
 
 
 INITIAL_ADAPTER = "initial"
@@ -366,6 +380,6 @@ def own_logps(model: Any, prompt: tuple[int, ...], completion: Completion, devic
     ids = torch.tensor([prompt + completion.ids], device=device)
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature_of(model)
     logps = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).squeeze(1)
     return logps[torch.tensor(completion.learned, device=device)] if completion.learned is not None else logps

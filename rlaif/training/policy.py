@@ -24,7 +24,7 @@ from rlaif.training.config import TrainConfig
 from rlaif.training.flex_attention import is_soft_capped, takes_flex_attention, use_flex_attention
 from rlaif.training.fused_layers import fuse_layers
 from rlaif.training.fused_lora import fuse_lora
-from rlaif.training.logps import INITIAL_ADAPTER, patch_forward, patch_reward_forward
+from rlaif.training.logps import INITIAL_ADAPTER, patch_forward, patch_reward_forward, set_temperature
 from rlaif.training.masks import AttentionPlan, attention_plan, use_dense_attention
 from rlaif.training.quantized import compute_alike
 from rlaif.training.ranks import on_first
@@ -70,6 +70,7 @@ def load_policy(config: TrainConfig) -> Policy:
     else:
         model = load_model(source, weights, start, quantize=config.quantize)
         patch_forward(model)
+        set_temperature(model, getattr(config, "temperature", 1.0))
     if compute_alike(model) and fused_experts(model):
         say(
             f"quantize: the experts of this {model.config.model_type} stay in {weights}: they are fused weights, and "

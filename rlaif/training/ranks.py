@@ -2,7 +2,9 @@
 
 import atexit
 import gc
+import itertools
 import os
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +14,9 @@ from rlaif.errors import RlaifError, TrainError
 from rlaif.training import sharding
 
 T = TypeVar("T")
+MEETINGS = itertools.count()
+MEETING_SECONDS = 0.05
+"""Between looks at who came to a meeting."""
 
 
 def world_size() -> int:
@@ -36,6 +41,24 @@ def gathered(value: Any) -> list[Any]:
 def most(value: int) -> int:
     """The largest `value` of all processes."""
     return max(gathered(value))
+
+
+def met(problem: str | None) -> str | None:
+    """Waits until every process came here as often as this one; gives back the problem that any of them brought, or None.
+
+    Outside collectives, which give up after minutes: a process may be long about something that has no bound, such as a
+    judge that is away.
+    """
+    if world_size() == 1:
+        return problem
+    store: Any = dist.distributed_c10d._get_default_store()
+    meeting = next(MEETINGS)
+    keys = [f"rlaif/meeting {meeting}/{number}" for number in range(world_size())]
+    store.set(keys[rank()], problem or "")
+    while not store.check(keys):
+        time.sleep(MEETING_SECONDS)
+    found = [store.get(key).decode() for key in keys]
+    return next((text for text in found if text), None)
 
 
 def wait() -> None:

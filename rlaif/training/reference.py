@@ -154,7 +154,7 @@ def cached_reference(
         part = order[start : start + ROWS_PER_PASS]
         step = plan_rows(rows, part, budget * LARGER, device, plain=plan.is_plain, long_rows=plan.in_blocks)
         for batch in step.batches:
-            own |= _sides(reference.logps(model, batch).cpu(), batch)
+            own |= sides_of(reference.logps(model, batch).cpu(), batch)
         advance(len(part))
     model.train(was_training)
     everyone = {row: sides for found in gathered(own) for row, sides in found.items()}
@@ -163,7 +163,7 @@ def cached_reference(
     return Cached(logps)
 
 
-def _sides(flat_N: Tensor, batch: Batch) -> dict[int, tuple[Tensor, ...]]:
+def sides_of(flat_N: Tensor, batch: Batch) -> dict[int, tuple[Tensor, ...]]:
     """The log-probs of each data row's completions."""
     pieces = torch.split(flat_N, batch.layout.lengths().tolist())
     members = batch.layout.members.tolist()

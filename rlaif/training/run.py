@@ -16,6 +16,7 @@ from rlaif.training.card import judges_of, model_card
 from rlaif.training.checkpoints import METRICS_FILE, read_metrics
 from rlaif.training.checks import check_models, check_rows, split
 from rlaif.training.config import DataKind, TrainConfig, load_preset
+from rlaif.training.config.online import OnlineConfig
 from rlaif.training.config.paired import SpinConfig
 from rlaif.training.curves import CURVES_FILE, draw_curves
 from rlaif.training.formats import read_examples
@@ -48,7 +49,8 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would do. trainable_parameters: None where only the weights could tell."""
+    """What a run would do. trainable_parameters: None where only the weights could tell. responses: to be sampled and judged by
+    an online method, at least; None for others."""
 
     rows: int
     skipped: dict[str, int]
@@ -57,6 +59,7 @@ class DryRun:
     longest_tokens: int
     steps: int
     trainable_parameters: int | None
+    responses: int | None = None
 
 
 def train(config: TrainConfig | str, *, overwrite: bool = False, **keys: Any) -> TrainResult:
@@ -111,6 +114,12 @@ def _check_keys(config: TrainConfig) -> None:
     """Raises an error for keys whose values only transformers or the model's configuration can tell to be wrong."""
     check_trainer_keys(config)
     check_models(config)
+    if isinstance(config, OnlineConfig):
+        from rlaif.training.online.judges import reward_sources
+        from rlaif.training.online.servable import check_servable
+
+        reward_sources(config)
+        check_servable(config)
     if config.router_loss:
         from rlaif.training.router import check_router
 
@@ -126,7 +135,8 @@ def _finish(config: TrainConfig, base: str, rows: Rows, manifest: dict[str, Any]
         say(warning)
     trained, held_out = (len(side) for side in split(rows.rows, config))
     counts = {"used": trained, "held out": held_out, "left out": len(rows.skipped)}
-    card = model_card(config, base, manifest["data_hash"], judges_of(config.data), counts, metrics)
+    judges = [reward.judge for reward in config.rewards] if isinstance(config, OnlineConfig) else judges_of(config.data)
+    card = model_card(config, base, manifest["data_hash"], judges, counts, metrics)
     write_text(config.output / "README.md", card)
     manifest.update(finished=True, rows=trained, skipped=len(rows.skipped))
     write_manifest(config.output, manifest)
@@ -166,9 +176,10 @@ def dry_run(config: TrainConfig) -> DryRun:
         skipped=_reasons(rows),
         tokens=sum(len(row.prompt) + row.completion_tokens for row in rows.rows),
         completion_tokens=sum(row.completion_tokens for row in rows.rows),
-        longest_tokens=max(len(row.prompt) + max(map(len, row.completions)) for row in rows.rows),
-        steps=config.total_steps(len(split(rows.rows, config)[0])),
+        longest_tokens=max(len(row.prompt) + max(map(len, row.completions), default=0) for row in rows.rows),
+        steps=(steps := config.total_steps(len(split(rows.rows, config)[0]))),
         trainable_parameters=_trainable_parameters(config),
+        responses=config.responses(steps) if isinstance(config, OnlineConfig) else None,
     )
 
 
@@ -187,16 +198,25 @@ def _spin_rows(config: SpinConfig, manifest: dict[str, Any], shortened: list[str
 
 def _rows(config: TrainConfig, manifest: dict[str, Any] | None = None) -> Rows:
     """The rows of the data file, tokenised and checked. manifest: of the run they are for, if one is to begin."""
-    rows = _tokenized(config, config.data, config.data_kind)
+    rows = (
+        _tokenized(config, config.data, config.data_kind) if not isinstance(config, OnlineConfig) else _prompts(config)
+    )
     _check_any(config, config.data, rows, manifest)
     check_rows(config, rows.rows)
     return rows
+
+
+def _prompts(config: OnlineConfig) -> Rows:
+    from rlaif.training.online.prompts import prompt_rows
+
+    return prompt_rows(config)
 
 
 def _tokenized(config: TrainConfig, data: Path, kind: DataKind) -> Rows:
     from rlaif.models import load_tokenizer
 
     tokenizer = load_tokenizer(config.model)
+    assert kind != "prompts"
     return tokenize(
         read_examples(data, kind), tokenizer, config.max_length, config.truncation,
         chat_template_kwargs=config.chat_template_kwargs,
@@ -259,6 +279,12 @@ def _shortened(rows: Rows) -> str:
 def _run(config: TrainConfig, rows: Rows) -> str:
     """Trains to the end and saves; returns the name of the base model."""
     with _quiet_libraries():
+        if isinstance(config, OnlineConfig):
+            from rlaif.training.online.prompts import PromptRows
+            from rlaif.training.online.session import run_online
+
+            assert isinstance(rows, PromptRows)
+            return run_online(config, rows)
         from rlaif.training.session import run_session
 
         return run_session(config, rows)

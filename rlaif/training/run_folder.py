@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ MAY_CHANGE = {
     "keep_checkpoints": "only what is kept of the way",
     "save_steps": "only what is kept of the way",
     "logging_steps": "only what is told of the way",
+    "patience_minutes": "only when an outage ends the run",
     "eval_steps": "only what is told of the way: an evaluation changes no state",
 }
 """Keys that may differ when a run is continued, and why: they change no result (but rounding)."""
@@ -67,6 +69,14 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     values: dict[str, Any] = config.model_dump(mode="json")
     values["learning_rate"] = config.peak_learning_rate
     return values
+
+
+def _lasting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what may differ when a run is continued, as where a server is that answers."""
+    kept = {key: value for key, value in values.items() if key not in MAY_CHANGE}
+    if isinstance(kept.get("rollouts"), dict):
+        kept["rollouts"] = {"engine": kept["rollouts"].get("engine")}
+    return kept
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -109,11 +119,11 @@ def check_same_run(folder: Path, config: TrainConfig, data_hash: str) -> dict[st
         if folder.is_dir() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
             raise ConfigError(f"{folder}: is not empty and holds no training run; choose another -o")
         return None
-    old, new = dict(manifest["config"]), settings(config)
+    old, new = _lasting(manifest["config"]), _lasting(settings(config))
     changed = [
         f"  {key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
-        if key not in MAY_CHANGE and old.get(key) != new.get(key)
+        if old.get(key) != new.get(key)
     ]
     if manifest["data_hash"] != data_hash:
         changed.append(f"  the content of {config.data}: hash was {manifest['data_hash'][:16]}, now {data_hash[:16]}")

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from rlaif.progress import say
 
-SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "grad_norm")
+SHOWN = ("loss", "reward", "kl", "rewards/accuracies", "rewards/margins", "grad_norm")
 
 
 class Screen(TrainerCallback):

@@ -21,7 +21,7 @@ from rlaif.training.checks import split
 from rlaif.training.config import ReferenceConfig, TrainConfig
 from rlaif.training.config.paired import DpoConfig
 from rlaif.training.forward import checked_plan
-from rlaif.training.logps import patch_forward
+from rlaif.training.logps import patch_forward, set_temperature, temperature_of
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import method_of
 from rlaif.training.policy import Policy, fast_plan, load_policy
@@ -57,12 +57,12 @@ def run_session(config: TrainConfig, rows: Rows) -> str:
     trained, held_out = split(rows.rows, config)
     total = config.total_steps(len(trained))
     with progress(f"train {config.method}", total, "steps") as advance:
-        trainer = trainer_of(config, policy, rows.rows, trained, held_out, [Screen(advance), *_boards(config)])
+        trainer = trainer_of(config, policy, rows.rows, trained, held_out, [Screen(advance), *boards(config)])
         with memory_errors(_advice(trainer)), disk_errors(config.output):
             set_seed(config.seed)
             trainer.resume(checkpoint)
     with disk_errors(config.output):
-        _save(config, trainer, policy)
+        save(config, trainer, policy)
     return policy.base
 
 
@@ -85,7 +85,7 @@ def trainer_of(
     arguments = training_arguments(config, config.output / "checkpoints", autocast=policy.autocast)
     device, method = arguments.device, method_of(config)
     budget = token_budget(config, device)
-    with memory_errors(f"lower micro_batch_tokens (now {budget})"), _autocast(policy, device):
+    with memory_errors(f"lower micro_batch_tokens (now {budget})"), autocast(policy, device):
         sample = [rows[index] for index in trained[: config.batch_size]]
         plan = checked_plan(policy.model, sample, policy.plan, device, rewards=method.scores_answers)
         if plan.is_plain:
@@ -113,11 +113,12 @@ def _advice(trainer: PolicyTrainer) -> str:
     return f"lower micro_batch_tokens (now {trainer.work.budget})"
 
 
-def _autocast(policy: Policy, device: torch.device) -> Any:
+def autocast(policy: Policy, device: torch.device) -> Any:
+    """The context in which a policy computes."""
     return torch.autocast(device.type, torch.bfloat16) if policy.autocast else nullcontext()
 
 
-def _boards(config: TrainConfig) -> list[Any]:
+def boards(config: TrainConfig) -> list[Any]:
     """TensorBoard in the run folder, unless the trainer's report_to names other loggers."""
     if "report_to" in config.trainer or rank() > 0:
         return []
@@ -130,13 +131,22 @@ def _reference(
     """The reference of a method that has one."""
     if not isinstance(config, ReferenceConfig) or config.reference_kind == "none":
         return None
+    if config.reference_kind == "cached":
+        return _cached(config, rows, policy, plan, budget, device)
+    return live_reference(config, rows, policy, plan, device)
+
+
+def live_reference(
+    config: ReferenceConfig, rows: Sequence[Row], policy: Policy, plan: AttentionPlan, device: torch.device
+) -> Reference | None:
+    """The reference as a model: the policy with its adapter off, or a second one. rows: some to check the second one on."""
+    if config.reference_kind == "none":
+        return None
     if config.reference_kind == "adapter-off":
         return AdapterOff(plan, policy.model)
-    if config.reference_kind == "copy":
-        name = config.reference_model or config.model
-        say(f"the reference is a second model in memory: {name}")
-        return _frozen_model(config, name, policy, rows, device)
-    return _cached(config, rows, policy, plan, budget, device)
+    name = config.reference_model or config.model
+    say(f"the reference is a second model in memory: {name}")
+    return _frozen_model(config, name, policy, rows, device)
 
 
 def _frozen_model(
@@ -154,6 +164,7 @@ def _frozen_model(
     model = load_model(source, dtype, start, quantize=bits)
     compute_alike(model)
     patch_forward(model)
+    set_temperature(model, temperature_of(policy.model))
     plan = fast_plan(model, first.device.type)
     if sharding is not None:
         shard(model.requires_grad_(False), sharding, first.device)
@@ -189,7 +200,7 @@ def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:
     return folder / f"{content_hash(fingerprint)}.safetensors"
 
 
-def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
+def save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
     """The adapter or model and its tokenizer, in the root of the run folder."""
     folder: Path = config.output
     keys: dict[str, Any] = {} if config.full else {"selected_adapters": ["default"]}

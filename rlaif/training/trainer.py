@@ -65,6 +65,7 @@ class PolicyTrainer(SpreadTrainer):
         super().__init__(model=model, args=arguments, train_dataset=RowIndexes(work.trained), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self.work, self.method = work, work.method
+        self.rows = work.rows
         self.progress = Progress()
         self.step_row_ids: list[str] = []
         self.evaluated = self.followed = -1
@@ -74,7 +75,7 @@ class PolicyTrainer(SpreadTrainer):
         if checkpoint is not None:
             self.check_kind(checkpoint)
             saved = read_progress(checkpoint)
-            self.method.load_state(saved.method)
+            self.load_method_state(saved.method)
             self.progress = saved if rank() == 0 else Progress(n_tokens=0)
             if self.work.follow is not None:
                 assert isinstance(self.work.reference, FrozenModel)
@@ -105,11 +106,22 @@ class PolicyTrainer(SpreadTrainer):
         """The whole step's rows in every process: a step divides itself among them."""
         return StepLoader(self.work.trained, self.args.per_device_train_batch_size, self.args.seed)
 
+    def method_state(self) -> dict[str, Any]:
+        """What a checkpoint carries beside weights and optimizer, as JSON."""
+        return self.method.state()
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Takes what `method_state` gave."""
+        self.method.load_state(state)
+
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all rows of one optimiser step; returns this process's share of its loss."""
+        return self.learn(model, inputs["rows"].tolist())
+
+    def learn(self, model: Any, indexes: Sequence[int]) -> Tensor:
+        """Forward and backward of rows[indexes], which are one optimiser step; returns this process's share of its loss."""
         model.train()
-        indexes = inputs["rows"].tolist()
-        self.step_row_ids = [self.work.rows[index].id for index in indexes]
+        self.step_row_ids = [self.rows[index].id for index in indexes]
         step = self._plan(indexes)
         self._score_side_rows(model, step, self.state.global_step)
         couples = self.method.couples and (len(step.batches) > 1 or world_size() > 1)
@@ -124,7 +136,7 @@ class PolicyTrainer(SpreadTrainer):
     def _plan(self, indexes: Sequence[int], rows: Sequence[Row] | None = None) -> Step:
         work = self.work
         return plan(
-            work.rows if rows is None else rows, indexes, work.budget, self.args.device,
+            self.rows if rows is None else rows, indexes, work.budget, self.args.device,
             plain=work.plan.is_plain, read_last=self.method.scores_answers, long_rows=work.plan.in_blocks,
         )  # fmt: skip
 
@@ -138,10 +150,14 @@ class PolicyTrainer(SpreadTrainer):
         reference, known = self.work.reference, None
         if reference is not None and self.method.needs_distribution:
             known = reference.distribution(model, batch)
-        logps = None if reference is None else reference.logps(model, batch)
+        logps = self.reference_logps(model, batch, rows)
         outputs = batch_scores(model, batch, self.work.plan, extras=self.method.extras, reference=known, routes=routes)
         balance = outputs.pop("router_loss", None)
         return Scored(batch.layout, chosen, outputs, logps, balance)
+
+    def reference_logps(self, model: Any, batch: Batch, rows: Sequence[Row]) -> Tensor | None:
+        """What the reference says of each learned token of a micro-batch of `rows`, (N,); None without a reference."""
+        return None if self.work.reference is None else self.work.reference.logps(model, batch)
 
     def _balance(self, router_loss: Tensor | None, batch: Batch, step: Step) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of the step's weighted router loss, and its metric (which has no weight).
@@ -162,7 +178,7 @@ class PolicyTrainer(SpreadTrainer):
             real = number < step.n_real
             with self.synchronised(model, last=number == len(step.batches) - 1):
                 with self.compute_loss_context_manager():
-                    scored = self._scored(model, batch, self.work.rows)
+                    scored = self._scored(model, batch, self.rows)
                     if self.method.couples:
                         self.method.observe(scored)
                     loss, found = self.method.loss(scored, step.counts)
@@ -183,7 +199,7 @@ class PolicyTrainer(SpreadTrainer):
         for batch in step.batches:
             states.append(random_state(self.args.device))
             with torch.no_grad(), self.compute_loss_context_manager():
-                parts.append(self._scored(model, batch, self.work.rows))
+                parts.append(self._scored(model, batch, self.rows))
         leaves = [part.logps.detach().requires_grad_() for part in parts]
         scored = joined(parts[: step.n_real], leaves[: step.n_real], self.args.device)
         self.method.observe(scored)
@@ -244,7 +260,7 @@ class PolicyTrainer(SpreadTrainer):
             step = self._plan(self.work.held_out[start : start + size])
             self._score_side_rows(model, step, -1)
             with torch.no_grad(), self.compute_loss_context_manager():
-                parts = [self._scored(model, batch, self.work.rows) for batch in step.batches][: step.n_real]
+                parts = [self._scored(model, batch, self.rows) for batch in step.batches][: step.n_real]
                 spread = [
                     self._balance(part.router_loss, batch, step)
                     for part, batch in zip(parts, step.batches, strict=False)
@@ -291,10 +307,14 @@ class PolicyTrainer(SpreadTrainer):
             logs = {**logs, **self.method.means(total.means()), "num_tokens": total.n_tokens}
             self.progress = self.progress.restarted()
         super().log(logs, start_time)
-        if ("loss" in logs or "eval/loss" in logs) and self.is_world_process_zero():
-            line = {"step": self.state.global_step, **logs, "epoch": self.state.epoch or 0.0}
+        if self.is_world_process_zero() and any(name == "loss" or name.startswith("eval/") for name in logs):
+            line = {"step": self.state.global_step, **logs, "epoch": self.epochs_done()}
             with self.work.metrics_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def epochs_done(self) -> float:
+        """Passes over the data so far."""
+        return self.state.epoch or 0.0
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, model: Any, *rest: Any, **named: Any) -> None:
         step, work = self.state.global_step, self.work
@@ -319,7 +339,7 @@ class PolicyTrainer(SpreadTrainer):
             self.work.reference.save(folder)
         wait()
         if self.is_world_process_zero():
-            total.method = self.method.state()
+            total.method = self.method_state()
             mark_complete(folder, total, self.work.keep_checkpoints)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ from rlaif.engines.openai import OpenAIEngine
 from rlaif.engines.vllm import VllmEngine
 from rlaif.errors import ConfigError, EngineError
 from rlaif.models import load_model, load_tokenizer
+from rlaif.training.online.vllm_calls import VllmServer
 from rlaif.types import Message, Sampling
 
 MODEL = Path(os.environ.get("RLAIF_MODEL") or Path(__file__).parents[2] / ".cache/models/SmolLM2-135M-Instruct")
@@ -223,6 +224,17 @@ def _random_adapter(folder):
 async def test_what_can_not_start_is_one_message(model, options, error, message):
     with pytest.raises(error, match=message):
         await VllmEngine(model, **options).open()
+
+
+@needs_vllm
+async def test_a_server_without_adapters_is_told_what_rollouts_need(engines, tmp_path):
+    """Its route is missing: HTTP 404 as for a model that is missing, and another message."""
+    server = VllmServer(engines["url"], "", "OPENAI_API_KEY", patience_minutes=60)
+    try:
+        with pytest.raises(EngineError, match=r"--enable-lora and .* VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"):
+            await server.load("rlaif-x-1", tmp_path)
+    finally:
+        await server.close()
 
 
 async def test_without_vllm_the_message_says_how_to_install_it(monkeypatch):

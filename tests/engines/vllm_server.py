@@ -9,14 +9,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 START_SECONDS = 300
 
 
-def start_server(model: str, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
-    """The server's process and base URL. It is not ready yet: see wait_until_ready."""
+def start_server(
+    model: str, log: Path, *arguments: str, variables: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """The server's process and base URL. It is not ready yet: see wait_until_ready. variables: of its environment."""
     port = _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
@@ -24,7 +26,7 @@ def start_server(model: str, log: Path, *arguments: str) -> tuple[subprocess.Pop
     command += [
         "--no-enable-chunked-prefill"
     ]  # in vLLM 0.32 seeds and prompts computed in pieces do not mix on the CPU
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ, **(variables or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -7,6 +7,7 @@ from rlaif import resources
 from rlaif.config import read_yaml, validate
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.training.config.base import DataKind, LoraSettings, ReferenceConfig, TrainConfig, Truncation
+from rlaif.training.config.online import GrpoConfig, OnlineDpoConfig, ReinforceConfig, RlooConfig, SpoConfig
 from rlaif.training.config.paired import (
     AlphapoConfig,
     CpoConfig,
@@ -36,6 +37,11 @@ METHODS: dict[str, type[TrainConfig]] = {
     "step-dpo": StepDpoConfig,
     "rainbowpo": RainbowConfig,
     "spin": SpinConfig,
+    "grpo": GrpoConfig,
+    "rloo": RlooConfig,
+    "reinforce++": ReinforceConfig,
+    "spo": SpoConfig,
+    "online-dpo": OnlineDpoConfig,
 }
 """Every method and its configuration."""
 

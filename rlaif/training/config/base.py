@@ -11,7 +11,7 @@ from rlaif.config import Config
 Truncation = Literal["drop", "truncate-prompt-left", "raise"]
 ReferenceSource = Literal["auto", "adapter-off", "cached", "copy", "none"]
 ReferenceKind = Literal["none", "adapter-off", "cached", "copy"]
-DataKind = Literal["pairs", "answers", "conversations", "labels", "steps"]
+DataKind = Literal["pairs", "answers", "conversations", "labels", "steps", "prompts"]
 
 
 class LoraSettings(Config):

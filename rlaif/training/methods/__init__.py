@@ -5,6 +5,7 @@ from typing import Any
 
 from rlaif.training.config import TrainConfig
 from rlaif.training.methods.base import Counts, Method, Metrics, Scored
+from rlaif.training.methods.online import PolicyGradientMethod
 from rlaif.training.methods.paired import (
     DpoMethod,
     OrpoMethod,
@@ -34,6 +35,11 @@ MAKERS: dict[str, Callable[[Any], Method]] = {
     "apo-unpaired": ApoUnpairedMethod,
     "sft": lambda config: SftMethod(),
     "rm": RewardMethod,
+    "grpo": PolicyGradientMethod,
+    "rloo": PolicyGradientMethod,
+    "reinforce++": PolicyGradientMethod,
+    "spo": PolicyGradientMethod,
+    "online-dpo": DpoMethod,
 }
 
 

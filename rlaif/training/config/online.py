@@ -1,0 +1,352 @@
+"""Methods that learn from the policy's own fresh responses, rewarded by judges while it trains."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rlaif.config import Config
+from rlaif.training.config.base import DataKind, ReferenceConfig, ReferenceKind
+from rlaif.training.config.paired import DpoConfig
+from rlaif.training.config.rewards import RewardSourceConfig
+
+Advantage = Literal["group-normalized", "group-mean", "leave-one-out", "whitened", "group-whitened", "length-weighted"]
+Surrogate = Literal["clip", "cispo", "sapo", "none"]
+Normalization = Literal["token", "sequence", "batch", "constant"]
+KlKind = Literal["k1", "k2", "k3"]
+
+FOR_SAMPLING = ("top_p", "top_k", "min_p")
+"""Ways to cut a distribution, which training rollouts do not take."""
+
+
+class RolloutConfig(Config):
+    """Who samples the responses of rollouts."""
+
+    engine: Literal["transformers", "server"] = "transformers"
+    """transformers: the model that is trained, in this process; server: a vLLM server beside it, which is given the adapter
+    after each step (start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True)."""
+    base_url: str | None = None
+    """Of the server, ending in /v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds its key, if it wants one."""
+    concurrency: int = Field(default=64, ge=1)
+    """Prompts that the server answers at a time."""
+    ahead: bool = False
+    """Sample the next rollout while this one is learnt from. Its responses are then of a policy that is one rollout older; the
+    learner weighs each token by what the policy says of it over what the server said (truncated at 2). Server only."""
+    tolerance: float | Literal["auto"] = "auto"
+    """Most that a log-prob of the server's may differ from the trainer's when it was given an adapter, in nats; auto: 0.01 in
+    float32, 0.3 in bfloat16."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RolloutConfig":
+        if self.engine == "server" and not self.base_url:
+            raise ValueError("rollouts.engine: server needs rollouts.base_url, as http://localhost:8000/v1")
+        if self.ahead and self.engine != "server":
+            raise ValueError(
+                "rollouts.ahead: the model that is trained can not sample while it learns; use rollouts.engine: server"
+            )
+        if self.engine != "server" and self.base_url:
+            raise ValueError("rollouts.base_url belongs to rollouts.engine: server; set that, or leave it out")
+        return self
+
+
+def _as_list(value: Any) -> Any:
+    """One reward as a list of one."""
+    return [value] if isinstance(value, str | dict) else value
+
+
+Rewards = Annotated[tuple[RewardSourceConfig, ...], BeforeValidator(_as_list)]
+
+
+class OnlineConfig(ReferenceConfig):
+    """A policy that answers prompts, is rewarded, and learns from that."""
+
+    rewards: Rewards = ()
+    """What responses are worth: a judge by its name or file, or a list of them, each a mapping with judge, weight and more.
+    The reward of a response is the weighted sum."""
+    group_size: int = Field(default=8, ge=1)
+    """Responses to each prompt."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Most tokens of a response."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampling; log-probs in training are of the same tempered distribution."""
+    steps_per_rollout: int = Field(default=1, ge=1)
+    """Optimiser steps that the responses of one rollout are divided among: a rollout answers batch_size times as many
+    prompts. From the second step on they are of an older policy, which the ratio corrects."""
+    passes: int = Field(default=1, ge=1)
+    """How often each rollout is learnt from."""
+    overlong: Literal["keep", "filter", "punish"] = "keep"
+    """What becomes of responses that were cut at max_tokens: keep, filter (they are not learnt from), or punish (the
+    soft overlong punishment of DAPO, arXiv 2503.14476, equation 13, is added to the reward)."""
+    overlong_cache: int = Field(default=64, ge=1)
+    """For punish: so many tokens before max_tokens the punishment begins; it falls to -1 at max_tokens."""
+    dynamic_sampling: int = Field(default=0, ge=0)
+    """How many more times prompts are answered for a rollout, in place of those whose responses all had one reward and so
+    teach nothing (DAPO, arXiv 2503.14476, equation 11); 0: they stay."""
+    patience_minutes: float = Field(default=10.0, ge=0)
+    """How long a judge, or the server of the rollouts, may be away before the run saves and stops with status 3."""
+    rollouts: RolloutConfig = RolloutConfig()
+    """Who samples the responses."""
+    generate_rows: int = Field(default=64, ge=1)
+    """Responses that are sampled at a time in this process."""
+    sample_steps: int = Field(default=10, ge=1)
+    """Steps between tables of responses with their rewards in samples.jsonl."""
+    stop_kl: float | None = Field(default=None, gt=0)
+    """End the run when the mean KL divergence from the reference, per token in nats, is above this."""
+    watch: Rewards = ()
+    """Judges that the policy is not trained on, asked about the held-out prompts only: if they fall while the reward rises,
+    the run says so."""
+
+    data_kind: ClassVar[DataKind] = "prompts"
+    learning_rates: ClassVar[tuple[float, float]] = (1e-5, 1e-6)
+    live_because: ClassVar[str | None] = "the responses are new in every step"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_distribution(cls, data: Any) -> Any:
+        for key in FOR_SAMPLING if isinstance(data, dict) else ():
+            if key in data:
+                raise ValueError(
+                    f"{key} is impossible in training rollouts: it cuts tokens off that the policy's log-probs still hold "
+                    "possible, so the ratio of the two would be wrong; leave it out, and use temperature"
+                )
+        return data
+
+    @model_validator(mode="after")
+    def _room(self) -> "OnlineConfig":
+        if self.max_tokens >= self.max_length:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) leaves no room for a prompt in max_length ({self.max_length}); lower it, or "
+                "raise max_length"
+            )
+        if self.overlong == "punish" and self.overlong_cache > self.max_tokens:
+            raise ValueError("overlong_cache is at most max_tokens, where the punishment is whole")
+        if self.watch and not self.validation:
+            raise ValueError("watch asks about held-out prompts, and there are none; set validation, as 0.05")
+        return self
+
+    @model_validator(mode="after")
+    def _possible_rollouts(self) -> "OnlineConfig":
+        if self.group_size > self.generate_rows:
+            raise ValueError(
+                f"generate_rows ({self.generate_rows}) is less than group_size ({self.group_size}): the responses to a prompt "
+                "are sampled together; raise it"
+            )
+        if self.reference == "none" and getattr(self, "beta", None):
+            raise ValueError(
+                "reference: none leaves nothing to hold the policy to; set beta: 0, or use reference: auto"
+            )
+        if self.rollouts.engine == "server" and self.full:
+            raise ValueError("rollouts.engine: server takes an adapter after each step; train one (leave full out)")
+        if self.rollouts.engine == "server" and self.lora.dora:
+            raise ValueError("rollouts.engine: server is impossible with lora.dora: vLLM serves no DoRA; leave it out")
+        return self
+
+    @property
+    def steps_of_rollout(self) -> int:
+        """Optimiser steps from one rollout to the next."""
+        return self.steps_per_rollout * self.passes
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        return self.batch_size * self.steps_per_rollout
+
+    def responses(self, steps: int) -> int:
+        """How many responses so many steps sample."""
+        return -(-steps // self.steps_of_rollout) * self.prompts_per_rollout * self.group_size
+
+    def total_steps(self, n_rows: int) -> int:
+        """The optimiser steps of a run over n_rows prompts: whole rollouts, unless max_steps says otherwise."""
+        limit = self.trainer.get("max_steps")
+        if isinstance(limit, int) and limit > 0:
+            return limit
+        rollouts = -(-self.epochs * n_rows // self.prompts_per_rollout)
+        return max(1, int(rollouts)) * self.steps_of_rollout
+
+
+class PolicyGradientConfig(OnlineConfig):
+    """GRPO and its relatives: each response's advantage over the others weighs the gradient of its log-prob."""
+
+    advantage: Advantage = "group-normalized"
+    """What a reward is compared with: group-normalized (mean and standard deviation of the prompt's responses), group-mean (no
+    standard deviation: Dr. GRPO, arXiv 2503.20783), leave-one-out (the mean of the others: RLOO, arXiv 2402.14740), whitened
+    (mean and standard deviation of the batch: REINFORCE++, arXiv 2501.03262), group-whitened (the group's mean, then the
+    batch's standard deviation: REINFORCE++ with baseline), length-weighted (the group's mean weighted by length: OPO, arXiv
+    2505.23585)."""
+    per_reward: bool = False
+    """Normalise each reward in its group before the weighted sum, and the sum over the rollout, so that none drowns the others
+    by its scale (GDPO, arXiv 2601.05242)."""
+    surrogate: Surrogate = "clip"
+    """How a step is kept near the policy that answered: clip (PPO), cispo (the ratio is capped and not differentiated, arXiv
+    2506.13585), sapo (soft gates, arXiv 2511.20347), none (plain REINFORCE)."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Of each token, or one for each response from the mean over its tokens (GSPO, arXiv 2507.18071, where clip_low 3e-4
+    and clip_high 4e-4 are usual)."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """Ratios below 1 - clip_low are clipped."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """Ratios above 1 + clip_high are clipped (0.28 in DAPO)."""
+    ratio_cap: float | None = Field(default=None, gt=1)
+    """Ratios of bad responses are capped here too (two-sided clipping, the delta of INTELLECT-2, arXiv 2505.07291)."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """The loss of a bad response is at most this many times its advantage (arXiv 1912.09729)."""
+    cispo_cap: float = Field(default=5.0, gt=0)
+    """For cispo: ratios are capped at this value itself (not at 1 + it)."""
+    sapo_temperatures: tuple[float, float] = (1.0, 1.05)
+    """For sapo: of the gates of good and of bad responses."""
+    normalization: Normalization = "batch"
+    """What the loss of a step is divided by: token (all its tokens), sequence (each response's own, then the number of
+    responses: the first GRPO, arXiv 2402.03300), batch (as token, but all steps of a rollout by their mean number: DAPO),
+    constant (responses times max_tokens: Dr. GRPO)."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the reference; 0 needs no reference."""
+    kl: KlKind = "k3"
+    """Its estimate for each token: k1 (log-ratio), k2 (half its square), k3 (unbiased, never negative)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where it goes: a term of the loss, or taken off the rewards before advantages."""
+    kl_ratio: bool = False
+    """Weigh the KL term by the ratio, which keeps it unbiased in later steps of a rollout."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """For whitened: of later tokens' KL and reward."""
+
+    @model_validator(mode="after")
+    def _possible_groups(self) -> "PolicyGradientConfig":
+        alone = self.advantage == "whitened" or self.stands_alone
+        if self.group_size == 1 and not alone:
+            raise ValueError(
+                f"advantage: {self.advantage} compares the responses to one prompt, and group_size is 1; raise it (4 to 16 is "
+                "usual), or use advantage: whitened"
+            )
+        if alone and self.group_size * self.prompts_per_rollout < 2:
+            raise ValueError(
+                "advantage: whitened compares the responses of a rollout, and there is one; raise batch_size"
+            )
+        if self.per_reward and self.advantage != "group-normalized":
+            raise ValueError("per_reward normalises in groups; use advantage: group-normalized")
+        if self.kl_in == "reward" and self.kl_ratio:
+            raise ValueError("kl_ratio weighs a term of the loss; use kl_in: loss, or leave it out")
+        if self.dynamic_sampling and alone:
+            raise ValueError(
+                f"dynamic_sampling drops groups of one reward; advantage: {self.advantage} learns from them too"
+            )
+        return self
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the method compares a response with something else than others of its rollout."""
+        return False
+
+    @property
+    def reference_kind(self) -> ReferenceKind:
+        if not self.beta and self.stop_kl is None:
+            return "none"
+        return super().reference_kind
+
+
+class SpoConfig(PolicyGradientConfig):
+    """Single-stream Policy Optimization."""
+
+    method: Literal["spo"] = "spo"
+    """Single-stream Policy Optimization (arXiv 2509.13232): one response to each prompt, compared with what is known of it."""
+    tracker: Literal["prompt", "global"] = "prompt"
+    """What is expected of a response: of each prompt by itself (the paper), or one number for all (MiniMind's form, which goes
+    with surrogate: none, normalization: sequence, beta: 0.02 and kl_in: loss)."""
+    first_samples: int = Field(default=8, ge=0)
+    """For tracker: prompt, responses to each prompt by which its tracker begins; 0: its first reward decides."""
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """Between which rewards lie; what is beyond counts as the nearer end in the tracker."""
+    advantage_limit: float = Field(default=5.0, gt=0)
+    """For tracker: global, advantages are held between minus this and this."""
+    group_size: Literal[1] = 1
+    """Responses to each prompt: one, that is the method."""
+    clip_high: float = Field(default=0.28, gt=0)
+    """Ratios above 1 + clip_high are clipped."""
+    normalization: Normalization = "token"
+    """What the loss of a step is divided by: token, sequence, batch or constant; see grpo."""
+    advantage: Literal["tracked"] = "tracked"  # type: ignore[assignment]
+    """What a reward is compared with: what the tracker expects; with tracker: prompt, then normalised over the rollout."""
+
+    @model_validator(mode="after")
+    def _possible_tracker(self) -> "SpoConfig":
+        if self.reward_range[0] >= self.reward_range[1]:
+            raise ValueError(f"reward_range begins at {self.reward_range[0]:g}, not below its end; as [0, 1]")
+        if self.rollouts.ahead and self.tracker == "prompt":
+            raise ValueError(
+                "rollouts.ahead chooses prompts before they are tracked; leave it out, or use tracker: global"
+            )
+        if self.kl_in == "reward":
+            raise ValueError("kl_in: reward would be tracked with the reward; use kl_in: loss")
+        return self
+
+    @property
+    def stands_alone(self) -> bool:
+        return True
+
+
+class OnlineDpoConfig(OnlineConfig, DpoConfig):
+    """Online DPO."""
+
+    method: Literal["online-dpo"] = "online-dpo"  # type: ignore[assignment]
+    """DPO on fresh pairs (arXiv 2402.04792): of the responses to a prompt, the one with the highest reward is chosen, the one
+    with the lowest rejected; equal rewards make no pair."""
+    group_size: int = Field(default=2, ge=2)
+    """Responses to each prompt; more make pairs that differ more."""
+
+    data_kind: ClassVar[DataKind] = "prompts"
+    learning_rates: ClassVar[tuple[float, float]] = (1e-5, 5e-7)
+
+    @model_validator(mode="after")
+    def _no_second_data(self) -> "OnlineDpoConfig":
+        if self.use_confidence:
+            raise ValueError("use_confidence: fresh pairs have no calibrated confidence; leave it out")
+        if self.reference_sync is not None:
+            raise ValueError("reference_sync is not there for online-dpo yet; leave it out")
+        return self
+
+
+class GrpoConfig(PolicyGradientConfig):
+    """GRPO."""
+
+    method: Literal["grpo"] = "grpo"
+    """Group Relative Policy Optimization (arXiv 2402.03300), with what DAPO, Dr. GRPO, GSPO and CISPO changed."""
+
+
+class RlooConfig(PolicyGradientConfig):
+    """RLOO."""
+
+    method: Literal["rloo"] = "rloo"
+    """REINFORCE Leave-One-Out (arXiv 2402.14740)."""
+    advantage: Advantage = "leave-one-out"
+    """What a reward is compared with: leave-one-out is the mean of the prompt's other responses; for the others see grpo."""
+    group_size: int = Field(default=4, ge=1)
+    """Responses to each prompt."""
+    ratio: Literal["token", "sequence"] = "sequence"
+    """Of each token, or one for each response."""
+    normalization: Normalization = "sequence"
+    """What the loss of a step is divided by: token, sequence, batch or constant; see grpo."""
+    beta: float = Field(default=0.05, ge=0)
+    """Weight of the KL divergence from the reference; 0 needs no reference."""
+    kl: KlKind = "k1"
+    """Its estimate for each token: k1 (log-ratio), k2 (half its square), k3 (unbiased, never negative)."""
+    kl_in: Literal["loss", "reward"] = "reward"
+    """Where it goes: a term of the loss, or taken off the rewards before advantages."""
+
+
+class ReinforceConfig(PolicyGradientConfig):
+    """REINFORCE++."""
+
+    method: Literal["reinforce++"] = "reinforce++"
+    """REINFORCE++ (arXiv 2501.03262)."""
+    advantage: Advantage = "whitened"
+    """What a reward is compared with: whitened is the rollout's mean and standard deviation of the returns; group-whitened
+    (with group_size above 1) takes the mean of the prompt's responses off first: REINFORCE++ with baseline."""
+    group_size: int = Field(default=1, ge=1)
+    """Responses to each prompt."""
+    normalization: Normalization = "token"
+    """What the loss of a step is divided by: token, sequence, batch or constant; see grpo."""
+    beta: float = Field(default=0.01, ge=0)
+    """Weight of the KL divergence from the reference; 0 needs no reference."""
+    kl: KlKind = "k1"
+    """Its estimate for each token: k1 (log-ratio), k2 (half its square), k3 (unbiased, never negative)."""
+    kl_in: Literal["loss", "reward"] = "reward"
+    """Where it goes: a term of the loss, or taken off each token's reward."""

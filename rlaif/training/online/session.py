@@ -1,0 +1,175 @@
+"""One online run with its model: load, check, reward, train, save."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from rlaif.chat import stop_token_ids
+from rlaif.errors import TrainError
+from rlaif.models import load_tokenizer
+from rlaif.progress import progress, say
+from rlaif.records import disk_errors
+from rlaif.training.arguments import training_arguments
+from rlaif.training.checkpoints import METRICS_FILE, cut_metrics, resume_point
+from rlaif.training.checks import split
+from rlaif.training.config.online import OnlineConfig
+from rlaif.training.forward import checked_plan
+from rlaif.training.logps import own_logps
+from rlaif.training.online.background import Background
+from rlaif.training.online.judges import reward_sources
+from rlaif.training.online.learners import learner_of
+from rlaif.training.online.local import LocalSampler
+from rlaif.training.online.prompts import PromptRows
+from rlaif.training.online.rollouts import Rollouts
+from rlaif.training.online.samples import Sampler
+from rlaif.training.online.server import ServerSampler, ServerSettings
+from rlaif.training.online.tables import SAMPLES_FILE
+from rlaif.training.online.trainer import OnlineTrainer
+from rlaif.training.online.vllm_calls import VllmServer
+from rlaif.training.policy import Policy, load_policy
+from rlaif.training.ranks import on_first, rank
+from rlaif.training.refusals import memory_errors
+from rlaif.training.rows import Completion, Row
+from rlaif.training.screen import Screen
+from rlaif.training.session import autocast, boards, live_reference, save, token_budget
+from rlaif.training.sharding import is_spread
+from rlaif.training.trainer import Work
+
+
+def run_online(config: OnlineConfig, rows: PromptRows) -> str:
+    """Trains a run from where it stands to its end, saves the result in the run folder; returns the base's name."""
+    policy = load_policy(config)
+    step, checkpoint = on_first(lambda: resume_point(config.output / "checkpoints"))
+    if checkpoint is not None:
+        say(f"continuing from step {step}")
+    if rank() == 0:
+        cut_metrics(config.output / METRICS_FILE, step)
+        cut_metrics(config.output / SAMPLES_FILE, step - 1)
+    trained, _ = split(rows.rows, config)
+    total = config.total_steps(len(trained))
+    with progress(f"train {config.method}", total, "steps") as advance, ExitStack() as stack:
+        background = stack.enter_context(Background())
+        trainer = stack.enter_context(
+            opened_trainer(config, policy, rows, background, [Screen(advance), *boards(config)])
+        )
+        stack.enter_context(memory_errors(f"lower micro_batch_tokens (now {trainer.work.budget}) or generate_rows"))
+        stack.enter_context(disk_errors(config.output))
+        set_seed(config.seed)
+        trainer.resume(checkpoint)
+    with disk_errors(config.output):
+        save(config, trainer, policy)
+    return policy.base
+
+
+@contextmanager
+def opened_trainer(
+    config: OnlineConfig,
+    policy: Policy,
+    rows: PromptRows,
+    background: Background,
+    callbacks: list[Any],
+) -> Iterator[OnlineTrainer]:
+    """The trainer of a run with its rollouts open, its reference ready."""
+    sources, watch = reward_sources(config)
+    arguments = training_arguments(config, config.output / "checkpoints", autocast=policy.autocast)
+    trained, held_out = split(rows.rows, config)
+    arguments.max_steps = config.total_steps(len(trained))
+    every = config.steps_of_rollout
+    arguments.save_steps = -(-config.save_steps // every) * every  # checkpoints fall between rollouts
+    device, budget = arguments.device, token_budget(config, arguments.device)
+    if is_spread(policy.model):
+        raise TrainError(
+            "the policy's weights are spread over processes (FSDP2 or ZeRO-3), and no process can sample with its part of "
+            "them; train the adapter with whole weights in each process (accelerate launch without FSDP)"
+        )
+    sampler = sampler_of(config, policy, device, rows.rows[trained[0]].prompt)
+    with memory_errors(f"lower micro_batch_tokens (now {budget})"), autocast(policy, device):
+        sample = _probe_rows(rows.rows, trained[: config.batch_size])
+        plan = checked_plan(policy.model, sample, policy.plan, device)
+        if plan.is_plain:
+            say(f"prompts are computed once per response, not shared: {plan.plain_because}")
+        reference = live_reference(config, sample, policy, plan, device)
+    tokenizer = load_tokenizer(config.model)
+    stops = stops_of(policy, tokenizer)
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode([token for token in ids if token not in stops], skip_special_tokens=True)
+        return text.strip()
+
+    rollouts = Rollouts(config, rows, trained, sampler, decode, sources, background, watch)
+    learner = learner_of(config, rollouts, corrects=sampler.corrects)
+    work = Work(
+        rows=rows.rows, trained=trained, held_out=held_out, method=learner.method, reference=reference, plan=plan,
+        budget=budget, metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
+        eval_steps=config.eval_steps, router_loss=config.router_loss,
+    )  # fmt: skip
+    rollouts.open()
+    try:
+        yield OnlineTrainer(policy.model, arguments, work, callbacks, config, rollouts, learner)
+    finally:
+        rollouts.close()
+
+
+def sampler_of(config: OnlineConfig, policy: Policy, device: Any, probe: tuple[int, ...]) -> Sampler:
+    """Who samples. probe: a prompt by which a server's adapter is checked."""
+    stops = stops_of(policy, load_tokenizer(config.model))
+    if config.rollouts.engine == "server":
+        return _server_sampler(config, policy, device, stops, probe)
+    return LocalSampler(
+        policy.model, stops, temperature=config.temperature, max_tokens=config.max_tokens, most_rows=config.generate_rows,
+        context=lambda: autocast(policy, device),
+    )  # fmt: skip
+
+
+def _server_sampler(
+    config: OnlineConfig, policy: Policy, device: Any, stops: set[int], probe: tuple[int, ...]
+) -> ServerSampler:
+    narrow = next(policy.model.parameters()).dtype not in (torch.float32, torch.float64)
+    given = config.rollouts.tolerance
+    settings = ServerSettings(
+        folder=config.output / "adapters",
+        attempt=on_first(lambda: secrets.token_hex(3)),
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        concurrency=config.rollouts.concurrency,
+        tolerance=given if isinstance(given, float) else (0.3 if narrow else 0.01),
+    )
+    key_env = config.rollouts.api_key_env
+    server = VllmServer(config.rollouts.base_url or "", os.environ.get(key_env, ""), key_env, config.patience_minutes)
+
+    def save_adapter(folder: Path) -> None:
+        # peft would else ask the hub, at each step, whether the base's vocabulary is still as large
+        policy.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+
+    def score(prompt: tuple[int, ...], ids: tuple[int, ...]) -> list[float]:
+        was_training = policy.model.training
+        policy.model.eval()
+        try:
+            found: list[float] = own_logps(policy.model, prompt, Completion(ids), device).tolist()
+        finally:
+            policy.model.train(was_training)
+        return found
+
+    return ServerSampler(settings, server, stops, probe, save_adapter=save_adapter, score=score, loads=rank() == 0)
+
+
+def stops_of(policy: Policy, tokenizer: Any) -> set[int]:
+    """The tokens that end a response."""
+    return stop_token_ids(tokenizer, policy.model.generation_config)
+
+
+def _probe_rows(prompts: Sequence[Row], indexes: Sequence[int]) -> list[Row]:
+    """Rows to check the model's forward on: prompts cut in two, the second half as completions."""
+    rows = []
+    for index in indexes:
+        ids = prompts[index].prompt
+        middle = max(1, len(ids) // 2)
+        ends = (ids[middle:] or ids[-1:], ids[: max(1, len(ids) - middle)])
+        rows.append(Row(prompts[index].id, ids[:middle], tuple(Completion(end) for end in ends)))
+    return rows
