@@ -16,7 +16,7 @@ help:
 	@echo "make test         set up, then run all tests"
 	@echo "make check        set up, then run ruff and the type checker"
 	@echo "make test-gpu     set up, then test training on CUDA"
-	@echo "make test-vllm    set up vLLM for the CPU, then test its engine and its server"
+	@echo "make test-vllm    set up vLLM for the CPU, then test its engine, its server, and training by its rollouts"
 	@echo "make test-deepspeed  set up DeepSpeed for the CPU, then test ZeRO-2 and ZeRO-3 in two processes"
 	@echo "make parity       set up TRL in an environment of its own, then compare losses, gradients and a step"
 	@echo "make benchmark    with the same environment, compare speed and memory (slow on a CPU)"

@@ -68,6 +68,11 @@ def sequence_tokens(rows: list[IdRow]) -> int:
     return sum(len(row["prompt_ids"]) + len(ids) for row in rows for ids in completions(row))
 
 
+def id_source(scale: int = 1) -> "_Ids":
+    """Draws lists of ids: called with a length. The same ids in the same order, wherever it is made."""
+    return _Ids(scale)
+
+
 def _pair(prompt: list[int], chosen: list[int], rejected: list[int]) -> IdRow:
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 

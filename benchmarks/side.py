@@ -40,8 +40,10 @@ def weights_dtype(full: bool) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() and not full else torch.float32
 
 
-def print_result(stopwatch: Stopwatch, logs: list[dict[str, Any]], **more: float) -> None:
+def print_result(stopwatch: Stopwatch, logs: list[dict[str, Any]], **more: float | list[float]) -> None:
     """Prints the result as one line of JSON."""
-    result = {"seconds": stopwatch.seconds, "peak_mb": peak_megabytes(), "logs": logs, **more}
+    result = {
+        "seconds": stopwatch.seconds, "cpu_seconds": stopwatch.cpu_seconds, "peak_mb": peak_megabytes(), "logs": logs, **more,
+    }  # fmt: skip
     print(json.dumps(result))
     sys.stdout.flush()

@@ -9,17 +9,20 @@ from transformers import TrainerCallback
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds from the start of each step to its end, the optimiser's update included."""
+    """Seconds from the start of each step to its end, the optimiser's update included: by the clock, and of processor time
+    (of all threads together), which other processes on the machine change less."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self._started = 0.0
+        self.cpu_seconds: list[float] = []
+        self._started = self._cpu_started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started = _now()
+        self._started, self._cpu_started = _now(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds.append(_now() - self._started)
+        self.cpu_seconds.append(time.process_time() - self._cpu_started)
 
 
 def on_gpu() -> bool:
