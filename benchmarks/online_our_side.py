@@ -6,7 +6,6 @@ python -m benchmarks.online_our_side TASK MODEL PROMPTS STEPS THREADS
 import argparse
 import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.side import print_result
 from benchmarks.stopwatch import Stopwatch
 from rlaif.training.checkpoints import read_metrics
 from rlaif.training.config import load_preset
-from rlaif.training.online.background import Background
+from rlaif.training.online.decode import Decoder
 from rlaif.training.online.local import LocalSampler
 from rlaif.training.online.prompts import PromptRows
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace, folder: Path, stopwatch: Stopwatch) -> list
     policy = load_policy(config)
     set_adapter(policy.model)
     rows = prompt_rows(options.groups)
-    with Background() as background, opened_trainer(config, policy, rows, background, [stopwatch]) as trainer:
+    with opened_trainer(config, policy, rows, [stopwatch]) as trainer:
         trainer.rollouts.sampler = sampler(options, policy.model)
         trainer.resume(None)
     return read_metrics(folder / "metrics.jsonl")
@@ -89,9 +88,7 @@ def sampler(options: argparse.Namespace, model: Any) -> Sampler:
     """What a rollout takes its responses from: the given ones, or the policy with no token that would end a response."""
     if not options.task.samples:
         return GivenSampler(options.groups)
-    return LocalSampler(
-        model, (), temperature=1.0, max_tokens=response_tokens(options.groups), most_rows=64, context=nullcontext
-    )
+    return LocalSampler(Decoder(model, (), temperature=1.0, max_tokens=response_tokens(options.groups), most_rows=64))
 
 
 class GivenSampler(Sampler):

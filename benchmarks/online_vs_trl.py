@@ -7,12 +7,11 @@ import argparse
 import math
 import os
 import statistics
-import subprocess
 import sys
 
 from benchmarks.agreement import Result
 from benchmarks.online_tasks import GROUP, TASKS, OnlineTask
-from benchmarks.vs_trl import peak_memory, run_side
+from benchmarks.vs_trl import compare_all, end, peak_memory, run_side
 
 EQUAL = {
     "learner": ("loss", "grad_norm", "entropy", "reward"),
@@ -29,19 +28,15 @@ HEAD = """\
 
 def main() -> None:
     options = read_options()
-    failures: list[str] = []
-    print(HEAD, flush=True)
-    for name in options.task or TASKS:
+
+    def compare(name: str) -> list[str]:
         task = TASKS[name]
-        try:
-            results = run_task(task, options)
-            check_agreement(task, {side: rounds[0] for side, rounds in results.items()})
-            failures += print_rows(task, results, limits=options.limits)
-        except (AssertionError, subprocess.CalledProcessError) as error:
-            failures.append(f"{name}: {error}")
-    if failures:
-        print("\n".join(failures), file=sys.stderr)
-        sys.exit(3)
+        results = run_task(task, options)
+        check_agreement(task, {side: rounds[0] for side, rounds in results.items()})
+        return print_rows(task, results, limits=options.limits)
+
+    print(HEAD, flush=True)
+    end(compare_all(options.task or TASKS, compare))
 
 
 def read_options() -> argparse.Namespace:
@@ -98,19 +93,20 @@ def shown(seconds: list[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in seconds)
 
 
-def check_agreement(task: OnlineTask, results: dict[str, Result]) -> None:
-    """Raises AssertionError naming what the sides' first steps logged differently.
+def check_agreement(task: OnlineTask, results: dict[str, Result]) -> tuple[str, ...]:
+    """What of the sides' first steps was found equal. Raises AssertionError naming what they logged differently.
 
     The learner's steps begin with the same weights, tokens and rewards, so they have the same loss and gradient; those that
     sample have responses of the same length.
     """
-    ours = results["rlaif"]["logs"][0]
+    ours, keys = results["rlaif"]["logs"][0], (*EQUAL.get(task.name, ()), *LENGTHS)
     for side, result in results.items():
         first = result["logs"][0]
-        for key in (*EQUAL.get(task.name, ()), *LENGTHS):
+        for key in keys:
             assert math.isclose(first[key], ours[key], rel_tol=TOLERANCE, abs_tol=ABSOLUTE), (
                 f"{key} is {first[key]} for {side} and {ours[key]} for rlaif"
             )
+    return keys
 
 
 def median_of(rounds: list[Result], key: str) -> float:

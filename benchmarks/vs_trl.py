@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.agreement import Result, check_agreement
@@ -26,21 +27,36 @@ HEAD = """\
 
 def main() -> None:
     options = _options()
-    failures: list[str] = []
     peaks: dict[str, float] = {}
-    print(HEAD, flush=True)
-    for name in options.task or DEFAULT_TASKS:
+
+    def compare(name: str) -> list[str]:
         task = TASKS[name]
+        results = run_task(task, options)
+        if task.peer:
+            first = {side: rounds[0] for side, rounds in results.items()}
+            check_agreement(task, task.rows(TINY if options.tiny else 1), first, 2e-2 if on_gpu() else 1e-4)
+        missed = print_rows(task, results, options)
+        peaks[name] = peak_memory(results["rlaif"])
+        return missed
+
+    print(HEAD, flush=True)
+    failures = compare_all(options.task or DEFAULT_TASKS, compare)
+    end(failures + check_memory_tasks(peaks))
+
+
+def compare_all(names: Iterable[str], compare: Callable[[str], list[str]]) -> list[str]:
+    """What is wrong with any of the tasks: the limits that `compare` says were missed, sides that differ or fail."""
+    failures: list[str] = []
+    for name in names:
         try:
-            results = run_task(task, options)
-            if task.peer:
-                first = {side: rounds[0] for side, rounds in results.items()}
-                check_agreement(task, task.rows(TINY if options.tiny else 1), first, 2e-2 if on_gpu() else 1e-4)
-            failures += print_rows(task, results, options)
-            peaks[name] = peak_memory(results["rlaif"])
+            failures += compare(name)
         except (AssertionError, subprocess.CalledProcessError) as error:
             failures.append(f"{name}: {error}")
-    failures += check_memory_tasks(peaks)
+    return failures
+
+
+def end(failures: list[str]) -> None:
+    """Says what is wrong, if anything is, and ends with status 3."""
     if failures:
         print("\n".join(failures), file=sys.stderr)
         sys.exit(3)

@@ -153,7 +153,7 @@ def train_command(
         "validation": validation, "max_length": max_length, "truncation": truncation,
         "micro_batch_tokens": micro_batch_tokens, "dtype": dtype, "save_steps": save_steps,
         "logging_steps": logging_steps, "group_size": group_size, "max_tokens": max_tokens, "temperature": temperature,
-        "rewards": _rewards(rewards or [], judge_model, judge_base_url),
+        "rewards": rewards or None, "judge_model": _judge_model(judge_model, judge_base_url),
     }  # fmt: skip
     lora = {key: value for key, value in (("r", lora_r), ("alpha", lora_alpha)) if value is not None}
     keys = {name: value for name, value in {**given, "lora": lora or None}.items() if value is not None}
@@ -208,18 +208,14 @@ FLAGS = {
 """Keys whose flag has another name."""
 
 
-def _rewards(judges: list[str], model: str | None, base_url: str | None) -> list[dict[str, Any]] | None:
-    """The judges named by --reward as the preset has them; None if none is. Raises ConfigError for a model without them."""
+def _judge_model(model: str | None, base_url: str | None) -> dict[str, str] | None:
+    """The model of judges that name none, as the preset has it. Raises ConfigError for an endpoint without it."""
     from rlaif.errors import ConfigError
 
-    if not judges and (model or base_url):
-        raise ConfigError(
-            "--judge-model and --judge-base-url belong to --reward; name a judge with it, or leave them out"
-        )
     if base_url and not model:
         raise ConfigError("--judge-base-url needs --judge-model: the name under which the endpoint serves it")
-    engine = {"engine": {"model": model, **({"base_url": base_url} if base_url else {})}} if model else {}
-    return [{"judge": judge, **engine} for judge in judges] or None
+    given = {"model": model, "base_url": base_url}
+    return {key: value for key, value in given.items() if value} or None
 
 
 def _one_model(models: list[str] | None) -> str | None:

@@ -105,6 +105,7 @@ def load_ensemble(
     *,
     votes: int | None = 2,
     models: tuple[EngineConfig, ...] = (),
+    otherwise: EngineConfig | None = None,
     comparisons: Comparisons | None = None,
     stop: StopRule | None = None,
     stop_probability: float | None = None,
@@ -115,8 +116,8 @@ def load_ensemble(
 
     votes: per judge and item; None: 2 of judges that compare, so that both orders are shown, and 1 of those that score.
     models: judge with these, instead of those the files name; several make a panel. A reward model beside judges that write
-    keeps its own. comparisons, stop, stop_probability: instead of the file's. gates: see Stopping.
-    Raises ConfigError.
+    keeps its own. otherwise: the model of judges whose files name none. comparisons, stop, stop_probability: instead of the
+    file's. gates: see Stopping. Raises ConfigError.
     """
     if votes is not None and votes < 1:
         raise ConfigError(f"votes is {votes}; at least 1 is needed (2 show a pairwise judge both orders)")
@@ -124,7 +125,7 @@ def load_ensemble(
     if not isinstance(config, EnsembleConfig):
         config = EnsembleConfig(kind="ensemble", name=config.name, members=(Member(judge=str(path)),))
     comparisons = comparisons or config.comparisons
-    loaded = _load_members(config, path, votes, models)
+    loaded = _load_members(config, path, votes, models, otherwise)
     if any(compares(judge) or isinstance(judge, RewardJudge) for judge in loaded):
         comparisons = comparisons or "all"  # of rewards only differences mean something
     judges = _distinct_names(str(path), sorted(loaded, key=_place))
@@ -174,7 +175,11 @@ def _stopping(
 
 
 def _load_members(
-    config: EnsembleConfig, path: Path, votes: int | None, models: tuple[EngineConfig, ...]
+    config: EnsembleConfig,
+    path: Path,
+    votes: int | None,
+    models: tuple[EngineConfig, ...],
+    otherwise: EngineConfig | None,
 ) -> list[Judge]:
     """The judges of all members. models: a reward model beside judges that write keeps its own, since one model is not both."""
     files = [load_judge_file(member.judge, path.parent) for member in config.members]
@@ -186,12 +191,17 @@ def _load_members(
         if isinstance(own, EnsembleConfig):
             raise ConfigError(f"{path}: the member '{member.judge}' is itself an ensemble; list its judges instead")
         keeps_its_model = writes and isinstance(own, RewardModelConfig)
-        judges += _load_member(member, own, file, votes, () if keeps_its_model else models)
+        judges += _load_member(member, own, file, votes, () if keeps_its_model else models, otherwise)
     return judges
 
 
 def _load_member(
-    member: Member, config: AnyJudgeConfig, path: Path, votes: int | None, models: tuple[EngineConfig, ...]
+    member: Member,
+    config: AnyJudgeConfig,
+    path: Path,
+    votes: int | None,
+    models: tuple[EngineConfig, ...],
+    otherwise: EngineConfig | None,
 ) -> list[Judge]:
     """The judge of a member, whose file was read, once for each model that judges."""
     name, source = member.name or config.name, resources.name_of("judges", path)
@@ -202,7 +212,7 @@ def _load_member(
     if isinstance(config, RewardModelConfig):
         return [
             RewardJudge(own, config, engine, member.weight, member.cost, source)
-            for own, engine in _models(member.engine or config.engine, models, name, path)
+            for own, engine in _models(member.engine or config.engine or otherwise, models, name, path)
         ]
     templates = load_templates(config, path)
     write = config.write if isinstance(config, ChecklistConfig) else None
@@ -219,7 +229,7 @@ def _load_member(
             source=source,
             writer=writer,
         )
-        for own, engine in _models(member.engine or config.engine, models, name, path)
+        for own, engine in _models(member.engine or config.engine or otherwise, models, name, path)
     ]
 
 
@@ -230,8 +240,9 @@ def _models(
     engines = models or ((own,) if own is not None else ())
     if not engines:
         raise ConfigError(
-            f"{path}: the judge '{name}' names no model; give one with --model (and --base-url for an endpoint), "
-            "or as engine: {model: ...} in the file (a reward model beside language models always in the file)"
+            f"{path}: the judge '{name}' names no model; give one with --model (--judge-model where a policy is trained or "
+            "evaluated; and --base-url for an endpoint), or as engine: {model: ...} in the file (a reward model beside "
+            "language models always in the file)"
         )
     if len(engines) == 1:
         return [(name, engines[0])]

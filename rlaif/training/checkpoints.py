@@ -49,6 +49,11 @@ class Progress:
         return whole
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name.removeprefix("checkpoint-"))
+
+
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the complete checkpoints, oldest first."""
     found = []

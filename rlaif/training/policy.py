@@ -70,7 +70,7 @@ def load_policy(config: TrainConfig) -> Policy:
     else:
         model = load_model(source, weights, start, quantize=config.quantize)
         patch_forward(model)
-        set_temperature(model, getattr(config, "temperature", 1.0))
+        set_temperature(model, config.logp_temperature)
     if compute_alike(model) and fused_experts(model):
         say(
             f"quantize: the experts of this {model.config.model_type} stay in {weights}: they are fused weights, and "

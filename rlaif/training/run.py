@@ -279,15 +279,15 @@ def _shortened(rows: Rows) -> str:
 def _run(config: TrainConfig, rows: Rows) -> str:
     """Trains to the end and saves; returns the name of the base model."""
     with _quiet_libraries():
+        from rlaif.training import session
+
         if isinstance(config, OnlineConfig):
             from rlaif.training.online.prompts import PromptRows
-            from rlaif.training.online.session import run_online
+            from rlaif.training.online.session import opened_trainer
 
             assert isinstance(rows, PromptRows)
-            return run_online(config, rows)
-        from rlaif.training.session import run_session
-
-        return run_session(config, rows)
+            return session.run_session(config, rows, opened_trainer)
+        return session.run_session(config, rows, session.opened_trainer)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def _file_hash(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make one with 'rlaif judge' or 'rlaif pairs'") from None
+        raise DataError(f"{path}: no such file (pairs are made by 'rlaif judge' or 'rlaif pairs')") from None
     except (IsADirectoryError, PermissionError) as error:
         raise DataError(f"{path}: can not be read: {error.strerror}") from None
     if path.stat().st_size == 0:
@@ -75,7 +75,7 @@ def _lasting(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without what may differ when a run is continued, as where a server is that answers."""
     kept = {key: value for key, value in values.items() if key not in MAY_CHANGE}
     if isinstance(kept.get("rollouts"), dict):
-        kept["rollouts"] = {"engine": kept["rollouts"].get("engine")}
+        kept["rollouts"] = {key: kept["rollouts"].get(key) for key in ("engine", "ahead")}
     return kept
 
 

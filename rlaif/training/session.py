@@ -1,7 +1,7 @@
 """The part of a run that holds the model: load, check, reference, train, save."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +43,41 @@ from rlaif.types import content_hash
 
 AUTO_BUDGET = {"cpu": 2048, "cuda": 16384}
 """micro_batch_tokens: auto, by device type."""
+NEVER = -1
+"""The step before everything that a run writes: an online one evaluates before its first step."""
+Opened = Callable[..., AbstractContextManager[PolicyTrainer]]
+"""From (config, policy, rows, callbacks) to the trainer of a run; afterwards what it needed is closed."""
 
 
-def run_session(config: TrainConfig, rows: Rows) -> str:
+def run_session(config: TrainConfig, rows: Rows, opened: Opened) -> str:
     """Trains a run from where it stands to its end, saves the result in the run folder; returns the base's name."""
     policy = load_policy(config)
-    checkpoint_folder = config.output / "checkpoints"
-    step, checkpoint = on_first(lambda: resume_point(checkpoint_folder))
+    step, checkpoint = on_first(lambda: resume_point(config.output / "checkpoints"))
     if checkpoint is not None:
         say(f"continuing from step {step}")
     if rank() == 0:
-        cut_metrics(config.output / METRICS_FILE, step)
-    trained, held_out = split(rows.rows, config)
-    total = config.total_steps(len(trained))
+        cut_metrics(config.output / METRICS_FILE, step if checkpoint is not None else NEVER)
+    total = config.total_steps(len(split(rows.rows, config)[0]))
     with progress(f"train {config.method}", total, "steps") as advance:
-        trainer = trainer_of(config, policy, rows.rows, trained, held_out, [Screen(advance), *boards(config)])
-        with memory_errors(_advice(trainer)), disk_errors(config.output):
+        callbacks = [Screen(advance), *_boards(config)]
+        with (
+            opened(config, policy, rows, callbacks) as trainer,
+            memory_errors(trainer.advice),
+            disk_errors(config.output),
+        ):
             set_seed(config.seed)
             trainer.resume(checkpoint)
     with disk_errors(config.output):
-        save(config, trainer, policy)
+        _save(config, trainer, policy)
     return policy.base
+
+
+@contextmanager
+def opened_trainer(
+    config: TrainConfig, policy: Policy, rows: Rows, callbacks: list[TrainerCallback]
+) -> Iterator[PolicyTrainer]:
+    """The trainer of a run that learns from a file."""
+    yield trainer_of(config, policy, rows.rows, *split(rows.rows, config), callbacks)
 
 
 def open_trainer(config: TrainConfig, rows: Rows, callbacks: list[TrainerCallback] | None = None) -> PolicyTrainer:
@@ -109,16 +123,12 @@ def token_budget(config: TrainConfig, device: torch.device) -> int:
     return config.micro_batch_tokens
 
 
-def _advice(trainer: PolicyTrainer) -> str:
-    return f"lower micro_batch_tokens (now {trainer.work.budget})"
-
-
 def autocast(policy: Policy, device: torch.device) -> Any:
     """The context in which a policy computes."""
     return torch.autocast(device.type, torch.bfloat16) if policy.autocast else nullcontext()
 
 
-def boards(config: TrainConfig) -> list[Any]:
+def _boards(config: TrainConfig) -> list[Any]:
     """TensorBoard in the run folder, unless the trainer's report_to names other loggers."""
     if "report_to" in config.trainer or rank() > 0:
         return []
@@ -200,7 +210,7 @@ def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:
     return folder / f"{content_hash(fingerprint)}.safetensors"
 
 
-def save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
+def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
     """The adapter or model and its tokenizer, in the root of the run folder."""
     folder: Path = config.output
     keys: dict[str, Any] = {} if config.full else {"selected_adapters": ["default"]}

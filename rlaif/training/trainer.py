@@ -70,6 +70,11 @@ class PolicyTrainer(SpreadTrainer):
         self.step_row_ids: list[str] = []
         self.evaluated = self.followed = -1
 
+    @property
+    def advice(self) -> str:
+        """What to do when memory runs out."""
+        return f"lower micro_batch_tokens (now {self.work.budget})"
+
     def resume(self, checkpoint: Path | None) -> None:
         """Trains to the end, from a complete checkpoint if there is one."""
         if checkpoint is not None:

@@ -122,6 +122,11 @@ class TrainConfig(Config):
         return self
 
     @property
+    def logp_temperature(self) -> float:
+        """At which temperature log-probs are those of the policy."""
+        return 1.0
+
+    @property
     def peak_learning_rate(self) -> float:
         return self.learning_rates[self.full] if self.learning_rate == "auto" else self.learning_rate
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlaif.config import Config
+from rlaif.engines import EngineConfig
 from rlaif.training.config.base import DataKind, ReferenceConfig, ReferenceKind
 from rlaif.training.config.paired import DpoConfig
 from rlaif.training.config.rewards import RewardSourceConfig
@@ -16,6 +17,19 @@ KlKind = Literal["k1", "k2", "k3"]
 
 FOR_SAMPLING = ("top_p", "top_k", "min_p")
 """Ways to cut a distribution, which training rollouts do not take."""
+
+
+IDLE_WITHOUT = {
+    "overlong_cache": ("overlong", "punish"),
+    "discount": ("advantage", "whitened"),
+    "ratio_cap": ("surrogate", "clip"),
+    "dual_clip": ("surrogate", "clip"),
+    "cispo_cap": ("surrogate", "cispo"),
+    "sapo_temperatures": ("surrogate", "sapo"),
+    "first_samples": ("tracker", "prompt"),
+    "advantage_limit": ("tracker", "global"),
+}
+"""Keys that do nothing unless another has a value."""
 
 
 class RolloutConfig(Config):
@@ -31,8 +45,9 @@ class RolloutConfig(Config):
     concurrency: int = Field(default=64, ge=1)
     """Prompts that the server answers at a time."""
     ahead: bool = False
-    """Sample the next rollout while this one is learnt from. Its responses are then of a policy that is one rollout older; the
-    learner weighs each token by what the policy says of it over what the server said (truncated at 2). Server only."""
+    """Sample the next rollout while this one is learnt from. Its responses are then of a policy that is one rollout older; each
+    token is weighed by what the policy says of it over what the server said (truncated at 2). Server only, and not for
+    online-dpo, whose loss has no such weight."""
     tolerance: float | Literal["auto"] = "auto"
     """Most that a log-prob of the server's may differ from the trainer's when it was given an adapter, in nats; auto: 0.01 in
     float32, 0.3 in bfloat16."""
@@ -55,6 +70,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _as_engine(value: Any) -> Any:
+    """A model's name as an engine that runs it."""
+    return {"model": value} if isinstance(value, str) else value
+
+
 Rewards = Annotated[tuple[RewardSourceConfig, ...], BeforeValidator(_as_list)]
 
 
@@ -64,6 +84,9 @@ class OnlineConfig(ReferenceConfig):
     rewards: Rewards = ()
     """What responses are worth: a judge by its name or file, or a list of them, each a mapping with judge, weight and more.
     The reward of a response is the weighted sum."""
+    judge_model: Annotated[EngineConfig | None, BeforeValidator(_as_engine)] = None
+    """The model of judges whose files, and whose entries in rewards and watch, name none: its name, or a mapping with model,
+    base_url and more."""
     group_size: int = Field(default=8, ge=1)
     """Responses to each prompt."""
     max_tokens: int = Field(default=256, ge=1)
@@ -142,6 +165,21 @@ class OnlineConfig(ReferenceConfig):
             raise ValueError("rollouts.engine: server is impossible with lora.dora: vLLM serves no DoRA; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "OnlineConfig":
+        for key, (other, value) in IDLE_WITHOUT.items():
+            if key not in type(self).model_fields or getattr(self, other) == value:
+                continue
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} belongs to {other}: {value}, and {other} is {getattr(self, other)}; leave one out"
+                )
+        return self
+
+    @property
+    def logp_temperature(self) -> float:
+        return self.temperature
+
     @property
     def steps_of_rollout(self) -> int:
         """Optimiser steps from one rollout to the next."""
@@ -219,7 +257,7 @@ class PolicyGradientConfig(OnlineConfig):
             )
         if alone and self.group_size * self.prompts_per_rollout < 2:
             raise ValueError(
-                "advantage: whitened compares the responses of a rollout, and there is one; raise batch_size"
+                f"advantage: {self.advantage} compares the responses of a rollout, and there is one; raise batch_size"
             )
         if self.per_reward and self.advantage != "group-normalized":
             raise ValueError("per_reward normalises in groups; use advantage: group-normalized")
@@ -301,6 +339,12 @@ class OnlineDpoConfig(OnlineConfig, DpoConfig):
             raise ValueError("use_confidence: fresh pairs have no calibrated confidence; leave it out")
         if self.reference_sync is not None:
             raise ValueError("reference_sync is not there for online-dpo yet; leave it out")
+        if self.stop_kl is not None:
+            raise ValueError("stop_kl: online-dpo estimates no KL divergence; leave it out")
+        if self.rollouts.ahead:
+            raise ValueError(
+                "rollouts.ahead: the loss of online-dpo does not correct for older responses; leave it out"
+            )
         return self
 
 

@@ -16,8 +16,7 @@ class RewardSourceConfig(Config):
     """One source of rewards. The name or path of a judge alone is short for {judge: ...}."""
 
     judge: str
-    """A judge or ensemble of any kind: a shipped name ('rlaif ls judges' lists them) or a path, also beside the file that
-    names it."""
+    """A judge or ensemble of any kind: a shipped name ('rlaif ls judges' lists them) or a path."""
     weight: float = 1.0
     """How much of the reward it is. Below 0 it is a penalty: what the judge scores high is rewarded less. 0 is refused: leave
     the source out instead."""

@@ -30,9 +30,10 @@ class PolicyGradientMethod(Method):
 
     extras = ("entropy",)
 
-    def __init__(self, config: PolicyGradientConfig, *, corrects: bool = False) -> None:
-        """corrects: weigh each token by what the trainer says of it over what the sampler said, up to SAMPLING_CAP."""
-        self.config, self.corrects = config, corrects
+    def __init__(self, config: PolicyGradientConfig) -> None:
+        self.config = config
+        self.corrects = False
+        """Whether each token is weighed by what the trainer says of it over what the sampler said, up to SAMPLING_CAP."""
         self.step = StepSize(rows=1, tokens=1)
         """Of the step under way: set before it begins."""
 

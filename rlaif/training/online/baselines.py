@@ -12,17 +12,15 @@ Baseline = Callable[[Prompt], Response | None]
 """The answer to a prompt, None if there is none."""
 
 
-def load_baseline(named: str, beside: Path | None = None) -> Baseline:
+def load_baseline(named: str) -> Baseline:
     """The answers in a file of responses (a path ending in .jsonl), or else under a key of the prompts' metadata.
 
-    beside: a folder in which the file may be. Raises ConfigError if it is not there, DataError for what is no response.
+    Raises ConfigError if it is not there, DataError for what is no response.
     """
     if not named.endswith(".jsonl"):
         return lambda prompt: _of_metadata(prompt, named)
-    candidates = [Path(named), *([beside / named] if beside is not None else [])]
-    for path in reversed(candidates):
-        if path.is_file():
-            return _of_file(path)
+    if Path(named).is_file():
+        return _of_file(Path(named))
     raise ConfigError(
         f"baseline: no such file '{named}'; name a file of responses, as 'rlaif generate' writes it, or a key of the prompts' "
         "metadata (which does not end in .jsonl)"

@@ -49,7 +49,7 @@ def alarm(first: Mapping[str, float], last: Mapping[str, float]) -> str | None:
     if last.get("eval/reward", 0.0) <= first.get("eval/reward", 0.0):
         return None
     fallen = [
-        f"{key.removeprefix('eval/watch/')} from {first[key]:.3g} to {value:.3g}"
+        f"{key.removeprefix('eval/watch/')} fell from {first[key]:.3g} to {value:.3g}"
         for key, value in last.items()
         if key.startswith("eval/watch/")
         and key in first
@@ -57,12 +57,12 @@ def alarm(first: Mapping[str, float], last: Mapping[str, float]) -> str | None:
     ]
     before, now = first.get("eval/relevance"), last.get("eval/relevance")
     if before is not None and now is not None and now < LEAST_RELEVANCE_KEPT * before:
-        fallen.append(f"relevance (how much better a response fits its own prompt) from {before:.3g} to {now:.3g}")
+        fallen.append(f"relevance (how much better a response fits its own prompt) fell from {before:.3g} to {now:.3g}")
     if not fallen:
         return None
     return (
         f"on held-out prompts the reward rose from {first['eval/reward']:.3g} to {last['eval/reward']:.3g}, but "
-        f"{' and '.join(fallen)} fell: the policy may be satisfying the judge and not its users. Look at samples.jsonl"
+        f"{' and '.join(fallen)}: the policy may be satisfying the judge and not its users. Look at samples.jsonl"
     )
 
 

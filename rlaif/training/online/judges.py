@@ -10,7 +10,8 @@ from rlaif.training.ranks import rank
 
 
 def reward_sources(config: OnlineConfig) -> tuple[RewardSources, RewardSources | None]:
-    """The judges of a run's rewards, and those that watch. Raises ConfigError if there are none, or one can not be loaded."""
+    """The judges of a run's rewards, and those that watch. Raises ConfigError if there are none, or one can not be what it is
+    named for."""
     if not config.rewards:
         raise ConfigError(
             "rewards: name at least one judge by --reward, or under rewards in the preset ('rlaif ls judges' lists them)"
@@ -18,6 +19,21 @@ def reward_sources(config: OnlineConfig) -> tuple[RewardSources, RewardSources |
 
     def load(rewards: Sequence[RewardSourceConfig], folder: str) -> RewardSources:
         own = config.output / folder / f"process-{rank()}"  # each process has a journal of its own
-        return RewardSources(rewards, own, patience_minutes=config.patience_minutes)
+        return RewardSources(rewards, own, judge_model=config.judge_model, patience_minutes=config.patience_minutes)
 
-    return load(config.rewards, "rewards"), load(config.watch, "watch") if config.watch else None
+    sources, watch = load(config.rewards, "rewards"), load(config.watch, "watch") if config.watch else None
+    _check_groups("rewards", sources, config.group_size)
+    if watch is not None:
+        _check_groups("watch", watch, 1)
+        if shared := sorted(set(sources.names) & set(watch.names)):
+            raise ConfigError(f"watch: '{shared[0]}' is the name of a reward too; give one of them another (name: ...)")
+    return sources, watch
+
+
+def _check_groups(where: str, sources: RewardSources, size: int) -> None:
+    """Raises ConfigError for judges that compare responses to a prompt of which there is one."""
+    if size == 1 and (names := sources.within_groups):
+        raise ConfigError(
+            f"{where}: '{names[0]}' compares the responses to a prompt, and each has one here; compare it with a fixed answer "
+            "(comparisons: baseline), or use a judge that scores"
+        )

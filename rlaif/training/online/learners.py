@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import OnlineConfig, OnlineDpoConfig, PolicyGradientConfig, SpoConfig
-from rlaif.training.methods import Method
+from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, SpoConfig
+from rlaif.training.methods import Method, method_of
 from rlaif.training.methods.online import PolicyGradientMethod
-from rlaif.training.methods.paired import DpoMethod
 from rlaif.training.objectives.spo import GlobalTracker, PromptTrackers, drift
 from rlaif.training.online.answers import Group
 from rlaif.training.online.learning import (
@@ -168,10 +167,11 @@ class PairLearner(Learner):
 
 def learner_of(config: OnlineConfig, rollouts: Rollouts, *, corrects: bool) -> Learner:
     """The learner of a configuration's method. corrects: see PolicyGradientMethod."""
-    if isinstance(config, OnlineDpoConfig):
-        return PairLearner(config, DpoMethod(config))
+    method = method_of(config)
+    if not isinstance(method, PolicyGradientMethod):
+        return PairLearner(config, method)
     assert isinstance(config, PolicyGradientConfig)
-    method = PolicyGradientMethod(config, corrects=corrects)
+    method.corrects = corrects
     if isinstance(config, SpoConfig):
         return SpoLearner(config, method, rollouts)
     return PolicyGradientLearner(config, method, rollouts)

@@ -1,9 +1,7 @@
 """Rollouts by the model that is trained, in this process, with its weights as they are."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from rlaif.training.online.decode import Decoder
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
@@ -12,20 +10,8 @@ from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
 class LocalSampler(Sampler):
     """Samples in a worker thread, batch after batch, while judges are at work on the batches before."""
 
-    def __init__(
-        self,
-        model: Any,
-        stops: Collection[int],
-        *,
-        temperature: float,
-        max_tokens: int,
-        most_rows: int,
-        context: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        """context: in which the model computes, as autocast."""
-        self._decoder = Decoder(
-            model, stops, temperature=temperature, max_tokens=max_tokens, most_rows=most_rows, context=context
-        )
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
 
     async def sample(
         self, requests: Sequence[SampleRequest], known: Collection[str]

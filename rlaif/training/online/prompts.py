@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,10 +19,9 @@ from rlaif.types import Prompt
 class PromptRows(Rows):
     """Prompts as rows without completions. prompts: by id."""
 
-    prompts: dict[str, Prompt] | None = None
+    prompts: dict[str, Prompt] = field(default_factory=dict)
 
     def prompt(self, row: Row) -> Prompt:
-        assert self.prompts is not None
         return self.prompts[row.id]
 
 

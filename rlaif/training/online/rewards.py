@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rlaif.engines import Task, make_engine
+from rlaif.engines import EngineConfig, Task, make_engine
 from rlaif.engines.base import Engine
 from rlaif.engines.kept import KeptOpen
 from rlaif.errors import ConfigError
@@ -51,26 +51,26 @@ class RewardSources:
         configs: Sequence[RewardSourceConfig],
         folder: Path,
         *,
-        beside: Path | None = None,
+        judge_model: EngineConfig | None = None,
         patience_minutes: float = 10,
         engines: Mapping[str, Engine] | None = None,
     ) -> None:
         """Loads all judges. Raises ConfigError for whatever is wrong in them, before anything is trained.
 
-        beside: a folder from which judges and baselines may be named. patience_minutes: how long an endpoint that gives no
+        judge_model: of judges that are named no model anywhere else. patience_minutes: how long an endpoint that gives no
         answer is asked again, with growing pauses. engines: already made ones by judge name, instead of those the
         configurations describe.
         """
         self._engines: dict[str, KeptOpen] = {}
         given = {name: self._kept(f"given {id(engine)}", engine) for name, engine in (engines or {}).items()}
-        loaded = [(config, _load(config, beside)) for config in configs]
+        loaded = [(config, _load(config, judge_model)) for config in configs]
         self._sources = [
             Source(
                 name=config.name or ensemble.name,
                 weight=config.weight,
                 ensemble=ensemble,
                 comparisons=_comparisons(config, ensemble),
-                baseline=load_baseline(config.baseline, beside) if config.baseline is not None else None,
+                baseline=load_baseline(config.baseline) if config.baseline is not None else None,
                 folder=folder / (config.name or ensemble.name),
                 engines={judge.name: given.get(judge.name) or self._engine(judge) for judge in _asked(ensemble)},
                 patience_seconds=60 * patience_minutes,
@@ -145,7 +145,7 @@ class RewardSources:
         return self._engines.setdefault(key, KeptOpen(engine))
 
 
-def _load(config: RewardSourceConfig, beside: Path | None) -> Ensemble:
+def _load(config: RewardSourceConfig, judge_model: EngineConfig | None) -> Ensemble:
     """The judge of a source, so that it asks every vote and compares only if a judge that has a say does."""
     model = config.judge_model
     ensemble = load_ensemble(
@@ -154,7 +154,7 @@ def _load(config: RewardSourceConfig, beside: Path | None) -> Ensemble:
         models=(model,) if model is not None else (),
         comparisons="ring" if config.comparisons in ("ring", None) else "all",
         stop="all",
-        beside=beside,
+        otherwise=judge_model,
     )
     if ensemble.humans:
         raise ConfigError(

@@ -27,6 +27,8 @@ from rlaif.training.ranks import gathered, met, rank, world_size
 from rlaif.types import Response, Sampling, content_hash
 
 SAMPLES_FILE, REWARDS_FILE = "samples.jsonl", "rewards.jsonl"
+HELD_OUT = "held-out "
+"""What the keys of responses to held-out prompts begin with, before the step."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,12 @@ class Rollouts:
     def evaluate(self, step: int, held_out: Sequence[int]) -> list[Group]:
         """One response to each held-out prompt by the policy after `step` steps, rewarded, and seen by the judges that watch.
         Each prompt has the same random stream in every evaluation."""
-        return self.answer(list(enumerate(held_out)), 1, salt=f"step {step} held-out ")
+        return self.answer(list(enumerate(held_out)), 1, salt=f"{HELD_OUT}{step} ")
 
     def answer(self, chosen: Sequence[tuple[int, int]], size: int, salt: str = "") -> list[Group]:
         """The prompts (position, index) with `size` responses each, in this order and the same in every process.
 
-        salt: names an evaluation; without it, the responses are to be learnt from.
+        salt: names what else than a rollout they are for.
         """
         error: RlaifError | None = None
         found: list[Group] = []
@@ -217,7 +219,7 @@ class Rollouts:
         if not missing:
             return
         groups = [self._responses(key, *place[key]) for key in missing]
-        asked = self._all_sources if not missing[0].isdecimal() else [self.sources]
+        asked = self._all_sources if missing[0].startswith(HELD_OUT) else [self.sources]
         by_source = await asyncio.gather(*(sources.score(groups) for sources in asked))
         for key, *parts in zip(missing, *by_source, strict=True):
             scores = [{name: one for found in each for name, one in found.items()} for each in zip(*parts, strict=True)]
@@ -250,7 +252,7 @@ class Rollouts:
                 f"prompt there ({self.rows.rows[index].id}); start over with --overwrite"
             )
         weights = self.sources.weights
-        if not key.isdecimal():  # one response to each prompt, so there is nothing to compare it with
+        if key.startswith(HELD_OUT):  # one response to each prompt, so there is nothing to compare it with
             weights = {name: weight for name, weight in weights.items() if name not in self.sources.within_groups}
         return group_of(position, index, samples, rewards, weights)
 

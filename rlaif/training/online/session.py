@@ -1,27 +1,27 @@
-"""One online run with its model: load, check, reward, train, save."""
+"""The trainer of an online run with all that it needs: who samples, who rewards, the reference."""
 
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback
 
 from rlaif.chat import stop_token_ids
 from rlaif.errors import TrainError
 from rlaif.models import load_tokenizer
-from rlaif.progress import progress, say
-from rlaif.records import disk_errors
+from rlaif.progress import say
 from rlaif.training.arguments import training_arguments
-from rlaif.training.checkpoints import METRICS_FILE, cut_metrics, resume_point
+from rlaif.training.checkpoints import METRICS_FILE
 from rlaif.training.checks import split
 from rlaif.training.config.online import OnlineConfig
 from rlaif.training.forward import checked_plan
 from rlaif.training.logps import own_logps
 from rlaif.training.online.background import Background
+from rlaif.training.online.decode import Decoder
 from rlaif.training.online.judges import reward_sources
 from rlaif.training.online.learners import learner_of
 from rlaif.training.online.local import LocalSampler
@@ -29,53 +29,22 @@ from rlaif.training.online.prompts import PromptRows
 from rlaif.training.online.rollouts import Rollouts
 from rlaif.training.online.samples import Sampler
 from rlaif.training.online.server import ServerSampler, ServerSettings
-from rlaif.training.online.tables import SAMPLES_FILE
 from rlaif.training.online.trainer import OnlineTrainer
 from rlaif.training.online.vllm_calls import VllmServer
-from rlaif.training.policy import Policy, load_policy
+from rlaif.training.policy import Policy
 from rlaif.training.ranks import on_first, rank
 from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Completion, Row
-from rlaif.training.screen import Screen
-from rlaif.training.session import autocast, boards, live_reference, save, token_budget
+from rlaif.training.session import autocast, live_reference, token_budget
 from rlaif.training.sharding import is_spread
 from rlaif.training.trainer import Work
 
 
-def run_online(config: OnlineConfig, rows: PromptRows) -> str:
-    """Trains a run from where it stands to its end, saves the result in the run folder; returns the base's name."""
-    policy = load_policy(config)
-    step, checkpoint = on_first(lambda: resume_point(config.output / "checkpoints"))
-    if checkpoint is not None:
-        say(f"continuing from step {step}")
-    if rank() == 0:
-        cut_metrics(config.output / METRICS_FILE, step)
-        cut_metrics(config.output / SAMPLES_FILE, step - 1)
-    trained, _ = split(rows.rows, config)
-    total = config.total_steps(len(trained))
-    with progress(f"train {config.method}", total, "steps") as advance, ExitStack() as stack:
-        background = stack.enter_context(Background())
-        trainer = stack.enter_context(
-            opened_trainer(config, policy, rows, background, [Screen(advance), *boards(config)])
-        )
-        stack.enter_context(memory_errors(f"lower micro_batch_tokens (now {trainer.work.budget}) or generate_rows"))
-        stack.enter_context(disk_errors(config.output))
-        set_seed(config.seed)
-        trainer.resume(checkpoint)
-    with disk_errors(config.output):
-        save(config, trainer, policy)
-    return policy.base
-
-
 @contextmanager
 def opened_trainer(
-    config: OnlineConfig,
-    policy: Policy,
-    rows: PromptRows,
-    background: Background,
-    callbacks: list[Any],
+    config: OnlineConfig, policy: Policy, rows: PromptRows, callbacks: list[TrainerCallback]
 ) -> Iterator[OnlineTrainer]:
-    """The trainer of a run with its rollouts open, its reference ready."""
+    """The trainer of an online run with its rollouts open, its reference ready."""
     sources, watch = reward_sources(config)
     arguments = training_arguments(config, config.output / "checkpoints", autocast=policy.autocast)
     trained, held_out = split(rows.rows, config)
@@ -88,20 +57,21 @@ def opened_trainer(
             "the policy's weights are spread over processes (FSDP2 or ZeRO-3), and no process can sample with its part of "
             "them; train the adapter with whole weights in each process (accelerate launch without FSDP)"
         )
-    sampler = sampler_of(config, policy, device, rows.rows[trained[0]].prompt)
+    tokenizer = load_tokenizer(config.model)
+    stops = stop_token_ids(tokenizer, policy.model.generation_config)
+    sampler = _sampler(config, policy, device, stops, rows.rows[trained[0]].prompt)
     with memory_errors(f"lower micro_batch_tokens (now {budget})"), autocast(policy, device):
         sample = _probe_rows(rows.rows, trained[: config.batch_size])
         plan = checked_plan(policy.model, sample, policy.plan, device)
         if plan.is_plain:
             say(f"prompts are computed once per response, not shared: {plan.plain_because}")
         reference = live_reference(config, sample, policy, plan, device)
-    tokenizer = load_tokenizer(config.model)
-    stops = stops_of(policy, tokenizer)
 
     def decode(ids: Sequence[int]) -> str:
         text: str = tokenizer.decode([token for token in ids if token not in stops], skip_special_tokens=True)
         return text.strip()
 
+    background = Background()
     rollouts = Rollouts(config, rows, trained, sampler, decode, sources, background, watch)
     learner = learner_of(config, rollouts, corrects=sampler.corrects)
     work = Work(
@@ -109,22 +79,23 @@ def opened_trainer(
         budget=budget, metrics_path=config.output / METRICS_FILE, keep_checkpoints=config.keep_checkpoints,
         eval_steps=config.eval_steps, router_loss=config.router_loss,
     )  # fmt: skip
-    rollouts.open()
-    try:
-        yield OnlineTrainer(policy.model, arguments, work, callbacks, config, rollouts, learner)
-    finally:
-        rollouts.close()
+    with background:
+        rollouts.open()
+        try:
+            yield OnlineTrainer(policy.model, arguments, work, callbacks, config, rollouts, learner)
+        finally:
+            rollouts.close()
 
 
-def sampler_of(config: OnlineConfig, policy: Policy, device: Any, probe: tuple[int, ...]) -> Sampler:
-    """Who samples. probe: a prompt by which a server's adapter is checked."""
-    stops = stops_of(policy, load_tokenizer(config.model))
+def _sampler(config: OnlineConfig, policy: Policy, device: Any, stops: set[int], probe: tuple[int, ...]) -> Sampler:
+    """Who samples. stops: tokens that end a response. probe: a prompt by which a server's adapter is checked."""
     if config.rollouts.engine == "server":
         return _server_sampler(config, policy, device, stops, probe)
-    return LocalSampler(
+    decoder = Decoder(
         policy.model, stops, temperature=config.temperature, max_tokens=config.max_tokens, most_rows=config.generate_rows,
         context=lambda: autocast(policy, device),
     )  # fmt: skip
+    return LocalSampler(decoder)
 
 
 def _server_sampler(
@@ -157,11 +128,6 @@ def _server_sampler(
         return found
 
     return ServerSampler(settings, server, stops, probe, save_adapter=save_adapter, score=score, loads=rank() == 0)
-
-
-def stops_of(policy: Policy, tokenizer: Any) -> set[int]:
-    """The tokens that end a response."""
-    return stop_token_ids(tokenizer, policy.model.generation_config)
 
 
 def _probe_rows(prompts: Sequence[Row], indexes: Sequence[int]) -> list[Row]:

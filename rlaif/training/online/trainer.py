@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from rlaif.errors import OutageError
 from rlaif.progress import say
 from rlaif.training.batches import Batch
-from rlaif.training.checkpoints import checkpoints, read_metrics
+from rlaif.training.checkpoints import checkpoints, cut_metrics, read_metrics, step_of
 from rlaif.training.config.online import OnlineConfig
 from rlaif.training.forward import batch_logps
 from rlaif.training.online.held_out import alarm, held_out_metrics, mean_relevance
@@ -48,6 +49,17 @@ class OnlineTrainer(PolicyTrainer):
         self.cursor = 0
         self.parts: list[list[int]] = []
         self.sampled: list[SampledRow] = []
+
+    @property
+    def advice(self) -> str:
+        return f"{super().advice} or generate_rows"
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """As for other methods; the tables of samples of rollouts that are made again go."""
+        if rank() == 0:
+            step = step_of(checkpoint) if checkpoint is not None else 0
+            cut_metrics(self.work.metrics_path.with_name(SAMPLES_FILE), step - 1)
+        super().resume(checkpoint)
 
     def get_train_dataloader(self) -> StepLoader:
         """One item for each step, which says nothing: what is learnt from is made as the run goes."""

@@ -13,7 +13,11 @@ from test_ranks import in_processes
 from rlaif.errors import ConfigError, OutageError
 from rlaif.training import dry_run, load_preset, train
 from rlaif.training.checkpoints import checkpoints, read_metrics, read_progress
+from rlaif.training.logps import temperature_of
 from rlaif.training.online.held_out import alarm
+from rlaif.training.online.judges import reward_sources
+from rlaif.training.policy import load_policy
+from rlaif.training.run_folder import check_same_run, start_manifest, write_manifest
 
 NEEDED: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o", "rewards": "valid-json"}
 
@@ -113,18 +117,18 @@ def test_held_out_prompts_are_evaluated_before_the_first_step_and_watched(
     assert {"eval/watch/other", "eval/relevance", "eval/alarm", "eval/completions/mean_length"} <= lines[0].keys()
     assert all(line["eval/watch/other"] == pytest.approx(line["eval/reward"]) for line in lines)
     asked = [json.loads(line) for line in (config.output / "rollouts/process-0/samples.jsonl").read_text().splitlines()]
-    held_out = {row["prompt_id"] for row in asked if row["id"].startswith("step")}
+    held_out = {row["prompt_id"] for row in asked if row["id"].startswith("held-out")}
     assert len(held_out) == 2
-    assert not held_out & {row["prompt_id"] for row in asked if not row["id"].startswith("step")}
+    assert not held_out & {row["prompt_id"] for row in asked if not row["id"].startswith("held-out")}
 
 
 ALARMS = [
     ({"eval/reward": 0.5}, None),
     ({"eval/reward": 0.7, "eval/watch/w": 0.55, "eval/watch/w_standard_error": 0.05}, None),
-    ({"eval/reward": 0.7, "eval/watch/w": 0.4, "eval/watch/w_standard_error": 0.05}, "w from 0.6 to 0.4"),
+    ({"eval/reward": 0.7, "eval/watch/w": 0.4, "eval/watch/w_standard_error": 0.05}, "but w fell from 0.6 to 0.4: "),
     ({"eval/reward": 0.4, "eval/watch/w": 0.4, "eval/watch/w_standard_error": 0.05}, None),
     ({"eval/reward": 0.7, "eval/relevance": 1.85}, None),
-    ({"eval/reward": 0.7, "eval/relevance": 1.7}, "relevance .* from 2 to 1.7"),
+    ({"eval/reward": 0.7, "eval/relevance": 1.7}, "relevance .* fell from 2 to 1.7: "),
 ]
 
 
@@ -140,6 +144,16 @@ def test_the_alarm_of_reward_hacking(now: dict[str, float], said: str | None) ->
 
 
 REFUSED = [
+    ("grpo", {"discount": 0.9}, "discount belongs to advantage: whitened, and advantage is group-normalized"),
+    ("grpo", {"cispo_cap": 3}, "cispo_cap belongs to surrogate: cispo"),
+    ("grpo", {"surrogate": "sapo", "dual_clip": 3}, "dual_clip belongs to surrogate: clip"),
+    ("spo", {"tracker": "global", "first_samples": 2}, "first_samples belongs to tracker: prompt"),
+    ("online-dpo", {"stop_kl": 0.1}, "online-dpo estimates no KL divergence"),
+    (
+        "online-dpo",
+        {"rollouts": {"engine": "server", "base_url": "http://x/v1", "ahead": True}},
+        "the loss of online-dpo does not correct for older responses",
+    ),
     ("grpo", {"top_p": 0.9}, "top_p is impossible in training rollouts"),
     ("grpo", {"group_size": 1}, "compares the responses to one prompt, and group_size is 1"),
     ("grpo", {"max_tokens": 4000}, "leaves no room for a prompt"),
@@ -269,3 +283,87 @@ def test_what_a_method_remembers_is_in_its_checkpoints(online_config: Any, tmp_p
             train(broken)
     train(broken)
     assert_same_run(whole.output, broken.output)
+
+
+def test_the_judge_model_is_of_judges_that_name_none(online_config: Any, letters_judge: Path) -> None:
+    """Beside a program, which takes no model, and one that names its own."""
+    own = {"judge": "helpful-score", "name": "own", "model": "mine"}
+    config = online_config(rewards=[str(letters_judge), "helpful-score", own], judge_model="theirs")
+    sources, _ = reward_sources(config)
+    models = [[judge.model for judge in source.ensemble.judges] for source in sources._sources]
+    assert models == [["program"], ["theirs"], ["mine"]]
+    with pytest.raises(
+        ConfigError, match=r"names no model; give one with --model .--judge-model where a policy is trained"
+    ):
+        reward_sources(online_config(rewards="helpful-score"))
+
+
+WRONG_JUDGES = [
+    ({"method": "spo", "group_size": 1, "rewards": "helpful"}, "rewards: 'helpful' compares the responses to a prompt"),
+    (
+        {"validation": 0.25, "watch": "helpful"},
+        "watch: 'helpful' compares the responses to a prompt, and each has one here",
+    ),
+    (
+        {"rewards": "valid-json", "validation": 0.25, "watch": "valid-json"},
+        "watch: 'valid-json' is the name of a reward too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), WRONG_JUDGES)
+def test_judges_that_would_have_nothing_to_say_are_refused(online_config: Any, keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train(online_config(judge_model="m", **keys))
+
+
+def test_judges_that_watch_are_asked_about_held_out_prompts_only(online_config: Any, letters_judge: Path) -> None:
+    """Not about the first responses of SPO either: 2 held-out prompts at steps 0 and 2."""
+    watch = [{"judge": str(letters_judge), "name": "other"}]
+    config = online_config(
+        method="spo", group_size=1, first_samples=2, batch_size=3, epochs=1, validation=0.25, eval_steps=2, watch=watch
+    )
+    train(config)
+    journal = [
+        json.loads(line) for line in (config.output / "rollouts/process-0/rewards.jsonl").read_text().splitlines()
+    ]
+    watched = {row["id"] for row in journal if "other" in row["values"][0]}
+    assert watched == {f"held-out {step} {position}" for step in (0, 2) for position in (0, 1)}
+    assert sum(row["id"].startswith("first") for row in journal) == 6
+
+
+def test_a_run_that_begins_again_has_each_evaluation_once(
+    online_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted before its first checkpoint, when it had evaluated the policy it starts with."""
+    from rlaif.training.trainer import PolicyTrainer
+
+    settings: dict[str, Any] = {"validation": 0.25, "epochs": 1, "eval_steps": 1}
+    whole, broken = online_config(**settings), online_config(**settings, output=tmp_path / "broken")
+    train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyTrainer, "learn", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    train(broken)
+    assert_same_run(whole.output, broken.output)
+
+
+def test_what_changes_the_samples_can_not_change_in_a_run(online_config: Any) -> None:
+    """Where the server is may change; whether rollouts are one ahead may not."""
+    config = online_config(rollouts={"engine": "server", "base_url": "http://a/v1"})
+    moved = online_config(rollouts={"engine": "server", "base_url": "http://b/v1"})
+    ahead = online_config(rollouts={"engine": "server", "base_url": "http://a/v1", "ahead": True})
+    write_manifest(config.output, start_manifest(config, "hash"))
+    checkpoint = config.output / "checkpoints/checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete.json").write_text("{}")
+    assert check_same_run(config.output, moved, "hash") is not None
+    with pytest.raises(ConfigError, match=r"rollouts: was .*false.*, now .*true"):
+        check_same_run(config.output, ahead, "hash")
+
+
+def test_log_probs_have_the_temperature_of_rollouts_and_of_nothing_else(online_config: Any, train_config: Any) -> None:
+    """SPIN samples at a temperature too, and its loss is of the policy as it is."""
+    assert temperature_of(load_policy(online_config(temperature=0.7)).model) == 0.7
+    assert temperature_of(load_policy(train_config(method="spin", temperature=0.7)).model) == 1.0

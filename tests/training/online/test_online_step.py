@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny import build_llama, build_tokenizer
 
-from rlaif.training.online.background import Background
 from rlaif.training.online.learning import SampledRow
 from rlaif.training.online.prompts import prompt_rows
 from rlaif.training.online.session import opened_trainer
@@ -34,14 +33,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def trainer_of(config: Any) -> Iterator[Any]:
-    with Background() as background:
-        policy = load_policy(config)
-        with torch.no_grad():
-            for name, weight in policy.model.named_parameters():
-                if "lora_B" in name:  # so that policy and reference differ
-                    weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) * 0.1)
-        with opened_trainer(config, policy, prompt_rows(config), background, []) as trainer:
-            yield trainer
+    policy = load_policy(config)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:  # so that policy and reference differ
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) * 0.1)
+    with opened_trainer(config, policy, prompt_rows(config), []) as trainer:
+        yield trainer
 
 
 def plain_logps(model: Any, row: SampledRow, temperature: float, *, adapter: bool = True) -> torch.Tensor:

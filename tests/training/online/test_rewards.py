@@ -268,9 +268,8 @@ async def test_a_baseline_in_a_file_of_responses(make_response: Make, tmp_path: 
     """Of several responses to a prompt the first is the baseline; ids do not matter, only the prompt."""
     answers = [*group(make_response, "x", prompt="before"), *group(make_response, "bbb", "bbbbbb", model="base")]
     write_records(tmp_path / "answers.jsonl", answers)
-    source, engine = judge_of(comparisons="baseline", baseline="answers.jsonl")
-    options = {"beside": tmp_path, "engines": {"helpful": engine}}
-    async with opened(tmp_path / "r", source, **options) as sources:
+    source, engine = judge_of(comparisons="baseline", baseline=str(tmp_path / "answers.jsonl"))
+    async with opened(tmp_path / "r", source, engines={"helpful": engine}) as sources:
         assert only(await sources.score([group(make_response, "aaaa", "c")])) == [1.0, -1.0]
 
 
@@ -642,13 +641,14 @@ LABELS = "kind: human\nlabels: labels.jsonl\n"
     ],
 )
 def test_what_can_not_be_a_reward_is_refused_before_anything_is_asked(
-    tmp_path: Path, sources: Sequence[Any], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: Sequence[Any], said: str
 ) -> None:
     (tmp_path / "labels.jsonl").write_text('{"response_ids": ["a", "b"], "preferred": "a"}\n')
     (tmp_path / "people.yaml").write_text(LABELS)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "spaced.yaml").write_text("kind: program\nname: a b/c\nchecks: [{check: json}]\n")
     with pytest.raises(ConfigError, match=re.escape(said)):
-        opened(tmp_path / "r", *sources, beside=tmp_path)
+        opened(tmp_path / "r", *sources)
     assert not (tmp_path / "r").exists()
 
 
