@@ -61,6 +61,14 @@ def batch_rewards(model: Any, batch: Batch, plan: AttentionPlan, *, routes: bool
     return scores
 
 
+def batch_values(model: Any, batch: Batch, plan: AttentionPlan) -> Tensor:
+    """A reward model's score of the text before each learned token of a micro-batch, shape (N,)."""
+    scores: dict[str, Tensor] = model(
+        **model_inputs(batch, plan, _dtype(model)), completion_ends=batch.completion_positions
+    )
+    return scores["rewards"]
+
+
 def _read(batch: Batch) -> Tensor:
     """True at the positions that are no padding, shape (R * L,)."""
     return batch.tree.flatten() != PADDING

@@ -264,9 +264,10 @@ def patch_forward(model: Any) -> None:
     """Gives a causal language model's forward the keyword `completion_positions` and those that go with it.
 
     completion_positions: (N,) indexes into the flattened (rows * length) positions that predict `targets` (N,). With
-    them the forward returns what `score_tokens` does (extras, reference: as there); with positions and no targets, the
-    hidden states there, {"hidden": (N, H)}; without positions it is the model's own forward. routed: (rows * length,),
-    True where a position is no padding; with it the result also has "router_loss", a scalar.
+    them the forward returns what `score_tokens` does (extras, reference: as there; the extra "hidden" is the hidden states
+    there, (N, H), with gradient); with positions and no targets, only those, {"hidden": (N, H)}; without positions it is the
+    model's own forward. routed: (rows * length,), True where a position is no padding; with it the result also has
+    "router_loss", a scalar.
     Raises TrainError if the head is not one linear layer.
     """
     module = model.get_output_embeddings()
@@ -296,6 +297,8 @@ def patch_forward(model: Any) -> None:
         if targets is None:
             return {"hidden": selected}
         scores = score_tokens(selected, targets, model_head(model), extras=extras, reference=reference)
+        if "hidden" in extras:
+            scores["hidden"] = selected
         return scores if routed is None else {**scores, "router_loss": router_loss(model.config, read, routed)}
 
     model.forward = types.MethodType(forward, model)

@@ -13,6 +13,7 @@ from rlaif.errors import EngineError, TrainError
 from rlaif.models import (
     adapter_base,
     default_device,
+    has_reward_head,
     load_model,
     load_reward_model,
     load_tokenizer,
@@ -27,8 +28,8 @@ from rlaif.training.fused_lora import fuse_lora
 from rlaif.training.logps import INITIAL_ADAPTER, patch_forward, patch_reward_forward, set_temperature
 from rlaif.training.masks import AttentionPlan, attention_plan, use_dense_attention
 from rlaif.training.quantized import compute_alike
-from rlaif.training.ranks import on_first
-from rlaif.training.sharding import requested, shard
+from rlaif.training.ranks import on_first, rank
+from rlaif.training.sharding import is_spread, requested, shard, whole_weights
 from rlaif.training.targets import check_targets, fused_experts
 from rlaif.training.tree_attention import use_tree_attention
 
@@ -87,6 +88,24 @@ def load_policy(config: TrainConfig) -> Policy:
     if sharding is not None:
         shard(model, sharding, torch.device(device))
     return Policy(model, plan, base.name, autocast)
+
+
+def save_policy(policy: Policy, folder: Path, tokenizer: Any) -> None:
+    """Writes the adapter or model, and its tokenizer. All processes must call it; the first one writes.
+
+    A model that computed in bfloat16 over float32 weights is written in bfloat16.
+    """
+    keys: dict[str, Any] = {"selected_adapters": ["default"]} if hasattr(policy.model, "peft_config") else {}
+    if is_spread(policy.model):
+        keys["state_dict"] = whole_weights(policy.model)
+    if rank() > 0:
+        return
+    if policy.autocast and "state_dict" in keys:
+        keys["state_dict"] = {name: value.to(torch.bfloat16) for name, value in keys["state_dict"].items()}
+    elif policy.autocast:
+        policy.model.to(torch.bfloat16)
+    policy.model.save_pretrained(str(folder), **keys)
+    tokenizer.save_pretrained(str(folder))
 
 
 def fast_plan(model: Any, device: str, *, compiled: bool = False) -> AttentionPlan:
@@ -149,7 +168,8 @@ def _save_merged(config: TrainConfig, folder_name: str, dtype: str, device: str)
     )
     temporary = folder.with_name("base.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    load_model(config.model, dtype, device).save_pretrained(temporary)
+    load = load_reward_model if has_reward_head(config.model) else load_model
+    load(config.model, dtype, device).save_pretrained(temporary)
     load_tokenizer(config.model).save_pretrained(temporary)
     os.replace(temporary, folder)
 

@@ -24,7 +24,7 @@ from rlaif.training.forward import checked_plan
 from rlaif.training.logps import patch_forward, set_temperature, temperature_of
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import method_of
-from rlaif.training.policy import Policy, fast_plan, load_policy
+from rlaif.training.policy import Policy, fast_plan, load_policy, save_policy
 from rlaif.training.quantized import compute_alike
 from rlaif.training.ranks import on_first, rank
 from rlaif.training.reference import (
@@ -37,7 +37,7 @@ from rlaif.training.reference import (
 from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Row, Rows
 from rlaif.training.screen import Screen
-from rlaif.training.sharding import is_spread, requested, shard, whole_weights
+from rlaif.training.sharding import requested, shard
 from rlaif.training.trainer import PolicyTrainer, Work
 from rlaif.types import content_hash
 
@@ -211,19 +211,9 @@ def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:
 
 
 def _save(config: TrainConfig, trainer: PolicyTrainer, policy: Policy) -> None:
-    """The adapter or model and its tokenizer, in the root of the run folder."""
-    folder: Path = config.output
-    keys: dict[str, Any] = {} if config.full else {"selected_adapters": ["default"]}
-    if is_spread(policy.model):
-        keys["state_dict"] = whole_weights(policy.model)
-    if rank() > 0:
-        return
-    if policy.autocast and "state_dict" in keys:
-        keys["state_dict"] = {name: value.to(torch.bfloat16) for name, value in keys["state_dict"].items()}
-    elif policy.autocast:
-        policy.model.to(torch.bfloat16)
-    policy.model.save_pretrained(str(folder), **keys)
+    """The adapter or model and its tokenizer, in the root of the run folder, and what else the trainer gives."""
     tokenizer = load_tokenizer(config.model)
     if trainer.method.scores_answers:
         mark_reward_tokenizer(tokenizer)
-    tokenizer.save_pretrained(str(folder))
+    save_policy(policy, config.output, tokenizer)
+    trainer.save_result(config.output)

@@ -82,9 +82,7 @@ class PolicyTrainer(SpreadTrainer):
             saved = read_progress(checkpoint)
             self.load_method_state(saved.method)
             self.progress = saved if rank() == 0 else Progress(n_tokens=0)
-            if self.work.follow is not None:
-                assert isinstance(self.work.reference, FrozenModel)
-                self.work.reference.load(checkpoint)
+            self.load_beside(checkpoint)
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -118,6 +116,21 @@ class PolicyTrainer(SpreadTrainer):
     def load_method_state(self, state: dict[str, Any]) -> None:
         """Takes what `method_state` gave."""
         self.method.load_state(state)
+
+    def save_beside(self, checkpoint: Path) -> None:
+        """Writes into a checkpoint what has weights of its own beside the policy. All processes call it."""
+        if self.work.follow is not None:
+            assert isinstance(self.work.reference, FrozenModel)
+            self.work.reference.save(checkpoint)
+
+    def load_beside(self, checkpoint: Path) -> None:
+        """Takes what `save_beside` wrote."""
+        if self.work.follow is not None:
+            assert isinstance(self.work.reference, FrozenModel)
+            self.work.reference.load(checkpoint)
+
+    def save_result(self, folder: Path) -> None:
+        """Writes what a run gives beside the policy into its folder. All processes call it."""
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all rows of one optimiser step; returns this process's share of its loss."""
@@ -339,9 +352,7 @@ class PolicyTrainer(SpreadTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         total = self._reduced(self.progress)
         self.progress = total if rank() == 0 else Progress()
-        if self.work.follow is not None:
-            assert isinstance(self.work.reference, FrozenModel)
-            self.work.reference.save(folder)
+        self.save_beside(folder)
         wait()
         if self.is_world_process_zero():
             total.method = self.method_state()

@@ -155,8 +155,8 @@ def test_a_loss_is_a_name_or_a_weighted_list() -> None:
 
 
 def test_unknown_preset_and_method_name_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown train preset 'dpp' .did you mean 'dpo'"):
-        load_preset("dpp", **NEEDED)
+    with pytest.raises(ConfigError, match=r"unknown train preset 'dpoo' .did you mean 'dpo'"):
+        load_preset("dpoo", **NEEDED)
     with pytest.raises(ConfigError, match=r"unknown method 'stf' .did you mean 'sft'.*methods: dpo, sft, rm"):
         check_method("stf")
 

@@ -7,7 +7,7 @@ from rlaif import resources
 from rlaif.config import read_yaml, validate
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.training.config.base import DataKind, LoraSettings, ReferenceConfig, TrainConfig, Truncation
-from rlaif.training.config.online import GrpoConfig, OnlineDpoConfig, ReinforceConfig, RlooConfig, SpoConfig
+from rlaif.training.config.online import GrpoConfig, OnlineDpoConfig, PpoConfig, ReinforceConfig, RlooConfig, SpoConfig
 from rlaif.training.config.paired import (
     AlphapoConfig,
     CpoConfig,
@@ -40,6 +40,7 @@ METHODS: dict[str, type[TrainConfig]] = {
     "grpo": GrpoConfig,
     "rloo": RlooConfig,
     "reinforce++": ReinforceConfig,
+    "ppo": PpoConfig,
     "spo": SpoConfig,
     "online-dpo": OnlineDpoConfig,
 }

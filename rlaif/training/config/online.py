@@ -21,15 +21,16 @@ FOR_SAMPLING = ("top_p", "top_k", "min_p")
 
 IDLE_WITHOUT = {
     "overlong_cache": ("overlong", "punish"),
-    "discount": ("advantage", "whitened"),
+    "discount": ("advantage", "whitened", "gae"),
     "ratio_cap": ("surrogate", "clip"),
     "dual_clip": ("surrogate", "clip"),
     "cispo_cap": ("surrogate", "cispo"),
     "sapo_temperatures": ("surrogate", "sapo"),
     "first_samples": ("tracker", "prompt"),
     "advantage_limit": ("tracker", "global"),
+    "critic_model": ("critic", "model"),
 }
-"""Keys that do nothing unless another has a value."""
+"""Keys that do nothing unless another has one of some values."""
 
 
 class RolloutConfig(Config):
@@ -167,12 +168,12 @@ class OnlineConfig(ReferenceConfig):
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> "OnlineConfig":
-        for key, (other, value) in IDLE_WITHOUT.items():
-            if key not in type(self).model_fields or getattr(self, other) == value:
+        for key, (other, *values) in IDLE_WITHOUT.items():
+            if key not in type(self).model_fields or getattr(self, other) in values:
                 continue
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
-                    f"{key} belongs to {other}: {value}, and {other} is {getattr(self, other)}; leave one out"
+                    f"{key} belongs to {other}: {values[0]}, and {other} is {getattr(self, other)}; leave one out"
                 )
         return self
 
@@ -279,6 +280,71 @@ class PolicyGradientConfig(OnlineConfig):
         if not self.beta and self.stop_kl is None:
             return "none"
         return super().reference_kind
+
+
+class PpoConfig(PolicyGradientConfig):
+    """PPO."""
+
+    method: Literal["ppo"] = "ppo"
+    """Proximal Policy Optimization (arXiv 1707.06347) as in RLHF (arXiv 2203.02155): a critic learns what is to be expected
+    before each token, and a token is worth what then became of it beyond that."""
+    advantage: Literal["gae"] = "gae"  # type: ignore[assignment]
+    """What is compared: generalised advantage estimation from the critic's values (arXiv 1506.02438)."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """How far advantages look ahead before they trust the critic: 0 one token, 1 to the end."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """Of later tokens' KL and reward."""
+    whiten: bool = True
+    """Take the mean off the advantages of a rollout and divide them by their standard deviation."""
+    critic: Literal["model", "head"] = "model"
+    """model: a model of its own, which becomes a reward model in the folder 'critic' of the run; head: one linear layer on the
+    policy's hidden states, whose loss moves the policy too; it costs next to no memory."""
+    critic_model: str | None = None
+    """For model: what it starts from, a reward model (as of 'rlaif train rm') or a language model, with the policy's
+    tokenizer; null: the model the policy starts from, and values of 0."""
+    critic_learning_rate: float | Literal["auto"] = "auto"
+    """Peak learning rate of the critic. auto: 1e-4 for an adapter or a head, 1e-5 for all weights."""
+    value_weight: float = Field(default=0.1, gt=0)
+    """Weight of the critic's loss, half the squared error of its values."""
+    value_clip: float | None = Field(default=0.2, gt=0)
+    """A value that moved further than this since the rollout, towards its return, is not moved on; null: no bound. In the unit
+    of the rewards."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """beta is raised or lowered after each rollout so that the KL divergence from the reference, per token in nats, comes to
+    this (arXiv 1909.08593, section 2.2); null: beta stays."""
+    kl_horizon: int = Field(default=10_000, ge=1)
+    """For kl_target: over so many responses beta changes by a fifth at most."""
+    group_size: int = Field(default=1, ge=1)
+    """Responses to each prompt."""
+    passes: int = Field(default=2, ge=1)
+    """How often each rollout is learnt from."""
+    normalization: Normalization = "token"
+    """What the loss of a step is divided by: token, sequence, batch or constant; see grpo."""
+    beta: float = Field(default=0.05, ge=0)
+    """Weight of the KL divergence from the reference; 0 needs no reference. With kl_target, what it begins with."""
+    kl: KlKind = "k1"
+    """Its estimate for each token: k1 (log-ratio), k2 (half its square), k3 (unbiased, never negative)."""
+    kl_in: Literal["loss", "reward"] = "reward"
+    """Where it goes: a term of the loss, or taken off each token's reward."""
+
+    @model_validator(mode="after")
+    def _possible_critic(self) -> "PpoConfig":
+        if self.kl_target is not None and not self.beta:
+            raise ValueError("kl_target changes beta from where it begins, and that is 0; set beta, as 0.05")
+        if self.kl_target is None and self.kl_horizon != type(self).model_fields["kl_horizon"].default:
+            raise ValueError("kl_horizon belongs to kl_target; set that too, or leave it out")
+        if isinstance(self.critic_learning_rate, float) and not self.critic_learning_rate > 0:
+            raise ValueError("critic_learning_rate must be greater than 0")
+        return self
+
+    @property
+    def critic_peak_learning_rate(self) -> float:
+        of_critic = (1e-4, 1e-5)[self.full and self.critic == "model"]
+        return of_critic if self.critic_learning_rate == "auto" else self.critic_learning_rate
+
+    @property
+    def stands_alone(self) -> bool:
+        return True
 
 
 class SpoConfig(PolicyGradientConfig):

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlaif.training.config import TrainConfig
 from rlaif.training.methods.base import Counts, Method, Metrics, Scored
-from rlaif.training.methods.online import PolicyGradientMethod
+from rlaif.training.methods.online import PolicyGradientMethod, PpoMethod
 from rlaif.training.methods.paired import (
     DpoMethod,
     OrpoMethod,
@@ -38,6 +38,7 @@ MAKERS: dict[str, Callable[[Any], Method]] = {
     "grpo": PolicyGradientMethod,
     "rloo": PolicyGradientMethod,
     "reinforce++": PolicyGradientMethod,
+    "ppo": PpoMethod,
     "spo": PolicyGradientMethod,
     "online-dpo": DpoMethod,
 }

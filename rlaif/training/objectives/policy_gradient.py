@@ -270,3 +270,16 @@ def _denominator(unit: Unit, step: StepSize) -> float:
     if step.max_tokens is None:
         raise ValueError("the unit 'constant' needs StepSize.max_tokens, the most tokens a completion may have")
     return step.rows * step.max_tokens
+
+
+def adapted_beta(beta: float, kl: float, target: float, *, responses: int, horizon: int) -> float:
+    """The KL weight after a rollout of so many responses whose KL divergence was kl (Ziegler et al. 2019, arXiv 1909.08593,
+    section 2.2, as in its authors' code).
+
+        beta (1 + clamp(kl / target - 1, -0.2, 0.2) responses / horizon)
+
+    kl and target in one unit, target > 0. Known cases: kl = target changes nothing; kl far above raises beta by 20 % in
+    horizon responses. No departure.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * responses / horizon)

@@ -26,6 +26,16 @@ def value_clipped(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, *, 
     return held_squares_N > squares_N
 
 
+@torch.no_grad()
+def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
+    """The share of the returns' variance that the values foretell: 1 - var(R - v) / var(R), at most 1.
+
+    0 of a critic that says one number always, less of one that is worse. Nan where all returns are equal.
+    """
+    returns_N, values_N = returns_N.double(), values_N.double()
+    return float(1 - (returns_N - values_N).var() / returns_N.var())
+
+
 def _squares(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
     """The squared errors of the values, and of the values held within clip of the old ones."""
     old_values_N, returns_N = old_values_N.detach().to(values_N.dtype), returns_N.detach().to(values_N.dtype)

@@ -8,7 +8,7 @@ import torch
 
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.online.answers import Group
-from rlaif.training.online.prior import Scorer, row_logps
+from rlaif.training.online.prior import Scorer, row_scores
 from rlaif.training.rows import Completion, Row
 
 LEAST_RELEVANCE_KEPT = 0.9
@@ -84,6 +84,6 @@ def mean_relevance(
         for answer in group.answers:
             completion = (Completion(answer.sampled.ids),)
             rows += [Row(answer.id, own.prompt, completion), Row(answer.id, other.prompt, completion)]
-    logps = row_logps(rows, reference, plan, budget, device)
+    logps = row_scores(rows, reference, plan, budget, device)
     pairs = zip(logps[::2], logps[1::2], strict=True)
     return statistics.fmean(float((own - other).mean()) for own, other in pairs)

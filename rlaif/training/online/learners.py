@@ -1,25 +1,31 @@
 """What is made of a rollout: the rows of its steps, by method, and what a method remembers from one rollout to the next."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, SpoConfig
+from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, PpoConfig, SpoConfig
 from rlaif.training.methods import Method, method_of
 from rlaif.training.methods.online import PolicyGradientMethod
+from rlaif.training.objectives.policy_gradient import adapted_beta
 from rlaif.training.objectives.spo import GlobalTracker, PromptTrackers, drift
+from rlaif.training.objectives.value import explained_variance
 from rlaif.training.online.answers import Group
 from rlaif.training.online.learning import (
     SampledRow,
     learnable_rows,
+    mean_kl,
     pair_rows,
     shaped_rewards,
     spread,
     step_size,
     with_advantages,
+    with_estimates,
 )
+from rlaif.training.online.measures import Sums
 from rlaif.training.online.rollouts import Rollouts
 from rlaif.training.rows import Completion, Row
 
@@ -50,6 +56,10 @@ class Learner:
     def begin_step(self, rows: Sequence[SampledRow], rollout: Sequence[SampledRow]) -> None:
         """Told the rows of the step that begins."""
 
+    def metrics(self) -> Sums:
+        """What it has to say of the rollout it made ready last."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint carries, as JSON."""
         return {}
@@ -74,6 +84,41 @@ class PolicyGradientLearner(Learner):
 
     def begin_step(self, rows: Sequence[SampledRow], rollout: Sequence[SampledRow]) -> None:
         self.method.step = step_size(rows, rollout, self.config)
+
+
+class PpoLearner(PolicyGradientLearner):
+    """A row a response, its tokens compared with what a critic expected, and what the critic is to learn."""
+
+    config: PpoConfig
+
+    def __init__(self, config: PpoConfig, method: PolicyGradientMethod, rollouts: Rollouts) -> None:
+        super().__init__(config, method, rollouts)
+        self.needs_prior = True
+        self._metrics: Sums = {}
+
+    def ready(self, rows: list[SampledRow], score: Score) -> list[SampledRow]:
+        config, found = self.config, with_estimates(rows, self.config, self.method.beta)
+        self._metrics = {"beta": (self.method.beta, 1.0)} if config.kl_target is not None else {}
+        if not found:
+            return found
+        values = torch.cat([row.values for row in found if row.values is not None])
+        explained = explained_variance(values, torch.cat([row.returns for row in found if row.returns is not None]))
+        if math.isfinite(explained):
+            self._metrics["explained_variance"] = (explained, 1.0)
+        if config.kl_target is not None:
+            self.method.beta = adapted_beta(
+                self.method.beta, mean_kl(found), config.kl_target, responses=len(found), horizon=config.kl_horizon
+            )
+        return found
+
+    def metrics(self) -> Sums:
+        return self._metrics
+
+    def state(self) -> dict[str, Any]:
+        return {"beta": self.method.beta}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.method.beta = state["beta"]
 
 
 class SpoLearner(PolicyGradientLearner):
@@ -172,6 +217,8 @@ def learner_of(config: OnlineConfig, rollouts: Rollouts, *, corrects: bool) -> L
         return PairLearner(config, method)
     assert isinstance(config, PolicyGradientConfig)
     method.corrects = corrects
+    if isinstance(config, PpoConfig):
+        return PpoLearner(config, method, rollouts)
     if isinstance(config, SpoConfig):
         return SpoLearner(config, method, rollouts)
     return PolicyGradientLearner(config, method, rollouts)

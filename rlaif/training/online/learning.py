@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig
+from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, PpoConfig
 from rlaif.training.objectives import advantages as formulas
 from rlaif.training.objectives.policy_gradient import StepSize, kl_estimate, row_lengths, row_sums
 from rlaif.training.online.answers import Answer, Group, reward_columns
@@ -19,6 +19,7 @@ class SampledRow(Row):
 
     group: which group of its rollout it is of. advantages: what its tokens are worth. sampled: log-probs under the sampler;
     old, reference: under the policy as the rollout began and under the reference, where they were computed before the step.
+    values, returns: what the critic expected as the rollout began, and what it learns to expect.
     """
 
     prompt_id: str = ""
@@ -28,6 +29,8 @@ class SampledRow(Row):
     sampled: Tensor | None = None
     old: Tensor | None = None
     reference: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
 
 
 def learnable_rows(groups: Sequence[Group], prompts: Sequence[Row], config: OnlineConfig) -> list[SampledRow]:
@@ -92,10 +95,38 @@ def with_advantages(
     """
     if not rows:
         return []
-    lengths = [len(row.completions[0]) for row in rows]
-    row_N = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths))
+    lengths, row_N = _token_rows(rows)
     found_N = _advantages(rows, row_N, config, names, weights)
     return [replace(row, advantages=part) for row, part in zip(rows, torch.split(found_N, lengths), strict=True)]
+
+
+def with_estimates(rows: Sequence[SampledRow], config: PpoConfig, beta: float) -> list[SampledRow]:
+    """The rows of a whole rollout, which have the critic's values, with the advantage and the return of each token."""
+    if not rows:
+        return []
+    lengths, row_N = _token_rows(rows)
+    rewards_N = formulas.token_rewards(shaped_rewards(rows, config), row_N, kl_N=_penalties(rows, config), beta=beta)
+    values_N = torch.cat([row.values for row in rows if row.values is not None])
+    advantages_N, returns_N = formulas.gae(
+        rewards_N, values_N, row_N, gamma=config.discount, lam=config.gae_lambda
+    )
+    if config.whiten:
+        advantages_N = formulas.whitened(advantages_N)
+    parts = zip(rows, torch.split(advantages_N, lengths), torch.split(returns_N, lengths), strict=True)
+    return [replace(row, advantages=advantages, returns=returns) for row, advantages, returns in parts]
+
+
+def mean_kl(rows: Sequence[SampledRow]) -> float:
+    """The KL divergence from the reference per token in nats, over rows that have old and reference log-probs: the mean
+    log-ratio (k1)."""
+    pairs = [(row.old, row.reference) for row in rows if row.old is not None and row.reference is not None]
+    return float(torch.cat([(old - reference).double() for old, reference in pairs]).mean())
+
+
+def _token_rows(rows: Sequence[SampledRow]) -> tuple[list[int], Tensor]:
+    """The tokens of each row, and the row of each token, (N,)."""
+    lengths = [len(row.completions[0]) for row in rows]
+    return lengths, torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths))
 
 
 def _advantages(

@@ -1,4 +1,5 @@
-"""Log-probs of responses without gradient: under the policy as it is now, and under the reference."""
+"""What is said of responses before they are learnt from: their log-probs under the policy as it is now and under the reference,
+and the critic's values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,13 +16,14 @@ from rlaif.training.rows import Row
 from rlaif.training.steps import plan as plan_rows
 
 Scorer = Callable[[Batch], Tensor]
-"""Log-probs (N,) of a micro-batch."""
+"""One number for each learned token of a micro-batch, (N,): log-probs, or values."""
 
 
-def row_logps(
+def row_scores(
     rows: Sequence[Row], score: Scorer, plan: AttentionPlan, budget: int, device: torch.device
 ) -> list[Tensor]:
-    """The log-probs of each row's first completion, (T,) on the CPU. Processes divide the rows, and each gets them all.
+    """What `score` says of each row's first completion, (T,) on the CPU, without gradient. Processes divide the rows, and each
+    gets them all.
 
     budget: most tokens of a micro-batch in training; without gradient more fit.
     """
@@ -45,6 +47,14 @@ def with_prior(
     device: torch.device,
 ) -> list[SampledRow]:
     """The rows with the log-probs of their tokens under the policy and, if there is one, the reference."""
-    old = row_logps(rows, policy, plan, budget, device)
-    refs = row_logps(rows, reference, plan, budget, device) if reference is not None else [None] * len(rows)
+    old = row_scores(rows, policy, plan, budget, device)
+    refs = row_scores(rows, reference, plan, budget, device) if reference is not None else [None] * len(rows)
     return [replace(row, old=one, reference=other) for row, one, other in zip(rows, old, refs, strict=True)]
+
+
+def with_values(
+    rows: Sequence[SampledRow], critic: Scorer, plan: AttentionPlan, budget: int, device: torch.device
+) -> list[SampledRow]:
+    """The rows with the critic's values of their tokens."""
+    values = row_scores(rows, critic, plan, budget, device)
+    return [replace(row, values=one) for row, one in zip(rows, values, strict=True)]

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rlaif.training.config.online import OnlineConfig
 from rlaif.training.forward import checked_plan
 from rlaif.training.logps import own_logps
 from rlaif.training.online.background import Background
+from rlaif.training.online.critic import open_critic
 from rlaif.training.online.decode import Decoder
 from rlaif.training.online.judges import reward_sources
 from rlaif.training.online.learners import learner_of
@@ -66,6 +68,10 @@ def opened_trainer(
         if plan.is_plain:
             say(f"prompts are computed once per response, not shared: {plan.plain_because}")
         reference = live_reference(config, sample, policy, plan, device)
+        critic = open_critic(config, policy, sample, plan, device)
+        if critic is not None and critic.plan.is_plain and not plan.is_plain:
+            say(f"prompts are computed once per response, not shared, because of the critic: {critic.plan.plain_because}")
+            plan = replace(plan, plain_because=critic.plan.plain_because)
 
     def decode(ids: Sequence[int]) -> str:
         text: str = tokenizer.decode([token for token in ids if token not in stops], skip_special_tokens=True)
@@ -82,7 +88,7 @@ def opened_trainer(
     with background:
         rollouts.open()
         try:
-            yield OnlineTrainer(policy.model, arguments, work, callbacks, config, rollouts, learner)
+            yield OnlineTrainer(policy.model, arguments, work, callbacks, config, rollouts, learner, critic)
         finally:
             rollouts.close()
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from rlaif.errors import OutageError
 from rlaif.progress import say
 from rlaif.training.batches import Batch
 from rlaif.training.checkpoints import checkpoints, cut_metrics, read_metrics, step_of
-from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.online import OnlineConfig, PpoConfig
 from rlaif.training.forward import batch_logps
+from rlaif.training.methods import Scored
+from rlaif.training.online.critic import Critic
 from rlaif.training.online.held_out import alarm, held_out_metrics, mean_relevance
 from rlaif.training.online.learners import Learner
 from rlaif.training.online.learning import SampledRow, parts_of
 from rlaif.training.online.measures import rollout_metrics
-from rlaif.training.online.prior import Scorer, row_logps, with_prior
+from rlaif.training.online.prior import Scorer, row_scores, with_prior, with_values
 from rlaif.training.online.rollouts import Rollout, Rollouts
 from rlaif.training.online.tables import SAMPLES_FILE, sample_lines
 from rlaif.training.ranks import on_first, rank
@@ -43,8 +46,10 @@ class OnlineTrainer(PolicyTrainer):
         config: OnlineConfig,
         rollouts: Rollouts,
         learner: Learner,
+        critic: Critic | None = None,
     ) -> None:
         super().__init__(model, arguments, work, callbacks)
+        self.critic = critic
         self.config, self.rollouts, self.learner = config, rollouts, learner
         self.cursor = 0
         self.parts: list[list[int]] = []
@@ -73,6 +78,29 @@ class OnlineTrainer(PolicyTrainer):
         self.method.load_state(state["method"])
         self.learner.load_state(state["learner"])
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer of the policy, and of the critic with its own learning rate."""
+        optimizer = super().create_optimizer(model)
+        if self.critic is not None:
+            assert isinstance(self.config, PpoConfig)
+            rate = self.config.critic_peak_learning_rate
+            optimizer.add_param_group({"params": self.critic.parameters, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def save_beside(self, checkpoint: Path) -> None:
+        super().save_beside(checkpoint)
+        if self.critic is not None:
+            self.critic.save(checkpoint)
+
+    def load_beside(self, checkpoint: Path) -> None:
+        super().load_beside(checkpoint)
+        if self.critic is not None:
+            self.critic.load(checkpoint)
+
+    def save_result(self, folder: Path) -> None:
+        if self.critic is not None:
+            self.critic.save_result(folder, self.config)
+
     def epochs_done(self) -> float:
         return self.cursor / len(self.rollouts.stream.indexes)
 
@@ -93,9 +121,27 @@ class OnlineTrainer(PolicyTrainer):
             return torch.zeros((), device=self.args.device)
         self.learner.begin_step(chosen, self.sampled)
         self.rows = chosen
+        if self.critic is not None:
+            self.critic.forget_gradients()
         loss = self.learn(model, range(len(chosen)))
+        if self.critic is not None:
+            self.critic.exchange_gradients()
         self._time("learn", started)
         return loss
+
+    def _scored(self, model: Any, batch: Batch, rows: Sequence[Row]) -> Scored:
+        scored = super()._scored(model, batch, rows)
+        if self.critic is None:
+            return scored
+        values = self.critic.values(batch, scored.outputs.get("hidden"))
+        return replace(scored, outputs={**scored.outputs, "values": values})
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """The policy's norm before clipping; the critic's gradients are clipped by themselves."""
+        if self.critic is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters, self.args.max_grad_norm)
+            self._check_finite(float(norm), "gradient of the critic")
+        return super()._clip_grad_norm(model)
 
     def _time(self, what: str, started: float) -> None:
         if rank() == 0:
@@ -108,10 +154,13 @@ class OnlineTrainer(PolicyTrainer):
         rows = self.learner.rows(rollout.groups, self.rollouts.rows.rows)
         if self.learner.needs_prior:
             rows = self._with_prior(model, rows)
+        if self.critic is not None:
+            rows = self._with_values(model, self.critic, rows)
         self.sampled = self.learner.ready(rows, lambda others: self._own_logps(model, others))
         self.parts = parts_of(self.sampled, len(rollout.groups), self.config, number)
         if rank() == 0:
-            for name, (value, count) in rollout_metrics(rollout, self.rollouts.sources.names).items():
+            shown = rollout_metrics(rollout, self.rollouts.sources.names) | self.learner.metrics()
+            for name, (value, count) in shown.items():
                 self.progress.add(name, value, count)
             if self.rollouts.sampler.gap is not None:
                 self.progress.add("sampling/adapter_gap", self.rollouts.sampler.gap, 1.0)
@@ -154,10 +203,21 @@ class OnlineTrainer(PolicyTrainer):
         reference = self._scorer(model, self.work.reference)
         return with_prior(rows, self._own_scorer(model), reference, self.work.plan, self.work.budget, self.args.device)
 
+    def _with_values(self, model: Any, critic: Critic, rows: list[SampledRow]) -> list[SampledRow]:
+        """The rows with the critic's values before the first step."""
+        model.eval()
+        critic.module.eval()
+
+        def score(batch: Batch) -> Tensor:
+            with self.compute_loss_context_manager():
+                return critic.rollout_values(model, batch, self.work.plan)
+
+        return with_values(rows, score, self.work.plan, self.work.budget, self.args.device)
+
     def _own_logps(self, model: Any, rows: Sequence[Row]) -> list[Tensor]:
         """The policy's log-probs of rows as it is now."""
         model.eval()
-        return row_logps(rows, self._own_scorer(model), self.work.plan, self.work.budget, self.args.device)
+        return row_scores(rows, self._own_scorer(model), self.work.plan, self.work.budget, self.args.device)
 
     def _own_scorer(self, model: Any) -> Scorer:
         def score(batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ METRICS = {
     "masked", "barren_groups", "completions/mean_length", "completions/min_length", "completions/max_length",
     "completions/clipped_ratio", "rewards/letters/mean", "rewards/letters/std", "rewards/letters/missing", "entropy",
     "sampling/stale_steps", "sampling/importance_sampling_ratio/mean", "sampling/sampling_logp_difference/mean",
-    "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
+    "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
     "time/rollout_seconds", "time/learn_seconds",
 }  # fmt: skip
 
@@ -104,6 +104,16 @@ train(parse_config(json.loads(sys.argv[1])))
 """
 
 
+def kill(config: Any, where: str, calls: int) -> None:
+    """Runs a configuration in a process that is killed at such a call."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run(
+        [sys.executable, "-c", KILLER, config.model_dump_json(), where, str(calls)],
+        env=environment, capture_output=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+
+
 @pytest.mark.parametrize(
     ("where", "calls"), [("sampling", 5), ("judging", 3), ("learning", 2), ("optimiser", 2), ("checkpoint", 2)]
 )
@@ -113,15 +123,28 @@ def test_a_run_that_was_killed_anywhere_ends_as_if_it_was_not(
     settings: dict[str, Any] = {"beta": 0.1, "steps_per_rollout": 2, "batch_size": 2, "sample_steps": 2}
     whole = online_config(**settings, output=tmp_path / "whole")
     killed = online_config(**settings, output=tmp_path / "killed")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.run(
-        [sys.executable, "-c", KILLER, killed.model_dump_json(), where, str(calls)],
-        env=environment, capture_output=True, check=False,
-    )  # fmt: skip
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    kill(killed, where, calls)
     train(whole)
     train(killed)
     assert_same_run(whole.output, killed.output)
+
+
+@pytest.mark.parametrize(("critic", "where", "calls"), [("model", "optimiser", 5), ("head", "checkpoint", 2)])
+def test_a_killed_run_with_a_critic_ends_as_if_it_was_not(
+    online_config: Any, tmp_path: Path, critic: str, where: str, calls: int
+) -> None:
+    """Critic, its optimizer state and the KL weight are in the checkpoint."""
+    settings: dict[str, Any] = {"method": "ppo", "critic": critic, "kl_target": 0.01, "kl_horizon": 50}
+    whole = online_config(**settings, output=tmp_path / "whole")
+    killed = online_config(**settings, output=tmp_path / "killed")
+    kill(killed, where, calls)
+    train(whole)
+    train(killed)
+    assert len({line.get("beta") for line in lines_of(whole.output)}) > 2
+    assert_same_run(whole.output, killed.output)
+    if critic == "model":
+        left, right = weights(whole.output / "critic"), weights(killed.output / "critic")
+        assert all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 def test_a_rollout_that_is_written_down_is_not_sampled_again(
