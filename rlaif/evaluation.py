@@ -16,7 +16,7 @@ from rlaif.records import write_text
 from rlaif.statistics import Estimate, clustered_mean, distinct_ngrams
 from rlaif.types import Preferred, Prompt, Record, Response, Sampling, Verdict
 
-RELEVANCE_ANSWERS = 40
+RELEVANCE_ANSWERS = 200
 """Answers per model whose relevance is measured."""
 LEAST_RELEVANCE_KEPT = 0.5
 LEAST_DISTINCT_KEPT = 0.6

@@ -1,21 +1,22 @@
 """Does an answer belong to its prompt? Its log-probability there, against another prompt, under a reference model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rlaif.chat import encode, render_completion, render_prompt
 from rlaif.types import Message, Messages
 
 BATCH_TOKENS = 4096
+T = TypeVar("T")
 
 
 def relevance(model: Any, tokenizer: Any, prompts: Sequence[Messages], answers: Sequence[str]) -> list[float | None]:
     """Per answer: (log p(answer | its prompt) - log p(answer | another prompt)) / tokens, in nats per token.
 
-    model, tokenizer: the reference, as rlaif.models loads them. The other prompt is the next different one in the list.
+    model, tokenizer: the reference, as rlaif.models loads them. The other prompt is that of `other_prompt`.
     None for an empty answer, or when all prompts are the same. 0 means that the answer fits any prompt as well.
     """
-    others = [_next_different(prompts, i) for i in range(len(prompts))]
+    others = [other_prompt(prompts, i) for i in range(len(prompts))]
     kept = [i for i, answer in enumerate(answers) if answer.strip() and others[i] is not None]
     own = [_ids(tokenizer, prompts[i], answers[i]) for i in kept]
     elsewhere = [_ids(tokenizer, others[i] or (), answers[i]) for i in kept]
@@ -65,9 +66,12 @@ def _ids(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[int], list
     return encode(tokenizer, render_prompt(tokenizer, prompt)), encode(tokenizer, body)
 
 
-def _next_different(prompts: Sequence[Messages], index: int) -> Messages | None:
-    for step in range(1, len(prompts)):
-        other = prompts[(index + step) % len(prompts)]
+def other_prompt(prompts: Sequence[T], index: int) -> T | None:
+    """A prompt that differs from prompts[index], from half the list away: neighbours are often of one kind (sorted, or the same
+    question in other words). None if all are the same."""
+    count = len(prompts)
+    for step in range(count):
+        other = prompts[(index + count // 2 + step) % count]
         if other != prompts[index]:
             return other
     return None

@@ -6,6 +6,7 @@ from rlaif import evaluate
 from rlaif.errors import ConfigError
 from rlaif.evaluation import compare
 from rlaif.judges.run import judge
+from rlaif.relevance import other_prompt
 from rlaif.types import Response
 
 Make = Callable[..., Response]
@@ -80,3 +81,15 @@ def test_an_answer_is_more_likely_after_its_own_prompt(model_path: str) -> None:
     assert all(value is not None and value > 0.5 for value in own)
     assert own == pytest.approx([-value for value in reversed(crossed) if value is not None], abs=1e-4)
     assert relevance(model, tokenizer, prompts, ["", "Honey."])[0] is None
+
+
+def test_the_other_prompt_is_not_a_neighbour() -> None:
+    """Sorted prompts have their own kin beside them, and an answer fits those as well."""
+    prompts = ["axe, briefly", "axe, in full", "bee, briefly", "bee, in full", "cup, briefly", "cup, in full"]
+    for index, prompt in enumerate(prompts):
+        other = other_prompt(prompts, index)
+        assert other is not None
+        assert other[:3] != prompt[:3]
+    assert other_prompt(["a", "a", "b"], 0) == "b"
+    assert other_prompt(["a", "b"], 1) == "a"
+    assert other_prompt(["a", "a"], 0) is None

@@ -29,7 +29,7 @@ SAMPLING_CAP = 2.0
 class PolicyGradientMethod(Method):
     """The surrogate of each token by its advantage, and a KL term."""
 
-    extras = ("entropy",)
+    extras: tuple[str, ...] = ("entropy",)
 
     def __init__(self, config: PolicyGradientConfig) -> None:
         self.config = config

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from rlaif.relevance import other_prompt
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.online.answers import Group
 from rlaif.training.online.prior import Scorer, row_scores
@@ -75,15 +76,16 @@ def mean_relevance(
     device: torch.device,
 ) -> float | None:
     """The mean over responses of (log p(response | its prompt) - log p(response | another prompt)) / tokens, in nats, under the
-    reference. The other prompt is the next one. None if there is only one prompt. Every process must call it."""
-    if len({prompts[group.index].prompt for group in groups}) < 2:
-        return None
+    reference. The other prompt is that of `other_prompt`. None if there is only one prompt. Every process must call it."""
+    asked = [prompts[group.index].prompt for group in groups]
     rows = []
     for number, group in enumerate(groups):
-        own, other = prompts[group.index], prompts[groups[(number + 1) % len(groups)].index]
+        other = other_prompt(asked, number)
+        if other is None:
+            return None
         for answer in group.answers:
             completion = (Completion(answer.sampled.ids),)
-            rows += [Row(answer.id, own.prompt, completion), Row(answer.id, other.prompt, completion)]
+            rows += [Row(answer.id, asked[number], completion), Row(answer.id, other, completion)]
     logps = row_scores(rows, reference, plan, budget, device)
     pairs = zip(logps[::2], logps[1::2], strict=True)
     return statistics.fmean(float((own - other).mean()) for own, other in pairs)

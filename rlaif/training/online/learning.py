@@ -107,9 +107,7 @@ def with_estimates(rows: Sequence[SampledRow], config: PpoConfig, beta: float) -
     lengths, row_N = _token_rows(rows)
     rewards_N = formulas.token_rewards(shaped_rewards(rows, config), row_N, kl_N=_penalties(rows, config), beta=beta)
     values_N = torch.cat([row.values for row in rows if row.values is not None])
-    advantages_N, returns_N = formulas.gae(
-        rewards_N, values_N, row_N, gamma=config.discount, lam=config.gae_lambda
-    )
+    advantages_N, returns_N = formulas.gae(rewards_N, values_N, row_N, gamma=config.discount, lam=config.gae_lambda)
     if config.whiten:
         advantages_N = formulas.whitened(advantages_N)
     parts = zip(rows, torch.split(advantages_N, lengths), torch.split(returns_N, lengths), strict=True)

@@ -70,7 +70,9 @@ def opened_trainer(
         reference = live_reference(config, sample, policy, plan, device)
         critic = open_critic(config, policy, sample, plan, device)
         if critic is not None and critic.plan.is_plain and not plan.is_plain:
-            say(f"prompts are computed once per response, not shared, because of the critic: {critic.plan.plain_because}")
+            say(
+                f"prompts are computed once per response, not shared, because of the critic: {critic.plan.plain_because}"
+            )
             plan = replace(plan, plain_because=critic.plan.plain_because)
 
     def decode(ids: Sequence[int]) -> str:
