@@ -1,5 +1,6 @@
 """Does an answer belong to its prompt? Its log-probability there, against another prompt, under a reference model."""
 
+import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -67,11 +68,7 @@ def _ids(tokenizer: Any, prompt: Messages, answer: str) -> tuple[list[int], list
 
 
 def other_prompt(prompts: Sequence[T], index: int) -> T | None:
-    """A prompt that differs from prompts[index], from half the list away: neighbours are often of one kind (sorted, or the same
-    question in other words). None if all are the same."""
-    count = len(prompts)
-    for step in range(count):
-        other = prompts[(index + count // 2 + step) % count]
-        if other != prompts[index]:
-            return other
-    return None
+    """A prompt that differs from prompts[index], drawn by the index: prompts at a fixed distance are often of one kind (sorted,
+    or the same questions in other words once more). None if all are the same."""
+    others = [prompt for prompt in prompts if prompt != prompts[index]]
+    return random.Random(index).choice(others) if others else None

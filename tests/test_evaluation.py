@@ -83,13 +83,16 @@ def test_an_answer_is_more_likely_after_its_own_prompt(model_path: str) -> None:
     assert relevance(model, tokenizer, prompts, ["", "Honey."])[0] is None
 
 
-def test_the_other_prompt_is_not_a_neighbour() -> None:
-    """Sorted prompts have their own kin beside them, and an answer fits those as well."""
-    prompts = ["axe, briefly", "axe, in full", "bee, briefly", "bee, in full", "cup, briefly", "cup, in full"]
-    for index, prompt in enumerate(prompts):
-        other = other_prompt(prompts, index)
-        assert other is not None
-        assert other[:3] != prompt[:3]
+@pytest.mark.parametrize("distance", [1, 50])
+def test_the_other_prompt_is_not_of_the_same_kind(distance: int) -> None:
+    """Sorted prompts have their own kin at some fixed distance, and an answer fits those as well."""
+    kinds = [number % 50 if distance == 50 else number // 2 for number in range(100)]
+    prompts = [f"{kind}, wording {number}" for number, kind in enumerate(kinds)]
+    others = [other_prompt(prompts, index) for index in range(100)]
+    assert sum(str(other).startswith(f"{kind},") for other, kind in zip(others, kinds, strict=True)) < 10
+    assert others == [other_prompt(prompts, index) for index in range(100)]
+
+
+def test_without_another_prompt_there_is_none() -> None:
     assert other_prompt(["a", "a", "b"], 0) == "b"
-    assert other_prompt(["a", "b"], 1) == "a"
     assert other_prompt(["a", "a"], 0) is None
