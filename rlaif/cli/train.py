@@ -19,7 +19,7 @@ def train_command(
         typer.Argument(
             help="From pairs: dpo, simpo, orpo, cpo, alphapo, tdpo, rainbowpo, step-dpo, rm; from labelled answers: kto, "
             "bco, apo-unpaired; from answers: sft, spin; from prompts, answered and judged as it learns: grpo, rloo, "
-            "reinforce++, ppo, spo, online-dpo."
+            "reinforce++, ppo, spo, online-dpo, online-simpo, online-kto, xpo, nash-md."
         ),
     ],
     models: Annotated[

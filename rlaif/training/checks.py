@@ -39,13 +39,15 @@ def check_rows(config: TrainConfig, rows: Sequence[Row]) -> None:
         _all_have(config, rows, "confidence", "use_confidence", "calibrated judges write it; else leave it out")
     if isinstance(config, RewardConfig) and config.use_margin:
         _all_have(config, rows, "margin", "use_margin", "the judge's pairs have it; else leave it out")
-    if isinstance(config, Unpaired):
+    if isinstance(config, Unpaired) and config.data_kind == "labels":
         _both_classes(config, rows)
     if isinstance(config, DpoConfig) and {term.name for term in config.loss} & COUPLED and config.batch_size < 2:
         raise DataError("loss aot sorts the pairs of a step, so batch_size must be at least 2")
     if isinstance(config, KtoConfig):
         if config.batch_size < 2:
-            raise DataError("kto pairs each prompt with another row's answer, so batch_size must be at least 2")
+            raise DataError(
+                f"{config.method} pairs each prompt with another row's answer, so batch_size must be at least 2"
+            )
         if len({row.prompt for row in rows}) < 2:
             raise DataError(f"{config.data}: kto needs answers to at least two different prompts")
 

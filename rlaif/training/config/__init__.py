@@ -7,7 +7,18 @@ from rlaif import resources
 from rlaif.config import read_yaml, validate
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.training.config.base import DataKind, LoraSettings, ReferenceConfig, TrainConfig, Truncation
-from rlaif.training.config.online import GrpoConfig, OnlineDpoConfig, PpoConfig, ReinforceConfig, RlooConfig, SpoConfig
+from rlaif.training.config.online import (
+    GrpoConfig,
+    NashMdConfig,
+    OnlineDpoConfig,
+    OnlineKtoConfig,
+    OnlineSimpoConfig,
+    PpoConfig,
+    ReinforceConfig,
+    RlooConfig,
+    SpoConfig,
+    XpoConfig,
+)
 from rlaif.training.config.paired import (
     AlphapoConfig,
     CpoConfig,
@@ -43,6 +54,10 @@ METHODS: dict[str, type[TrainConfig]] = {
     "ppo": PpoConfig,
     "spo": SpoConfig,
     "online-dpo": OnlineDpoConfig,
+    "online-simpo": OnlineSimpoConfig,
+    "online-kto": OnlineKtoConfig,
+    "xpo": XpoConfig,
+    "nash-md": NashMdConfig,
 }
 """Every method and its configuration."""
 

@@ -7,8 +7,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from rlaif.config import Config
 from rlaif.engines import EngineConfig
 from rlaif.training.config.base import DataKind, ReferenceConfig, ReferenceKind
-from rlaif.training.config.paired import DpoConfig
+from rlaif.training.config.paired import DpoConfig, SimpoConfig
 from rlaif.training.config.rewards import RewardSourceConfig
+from rlaif.training.config.unpaired import KtoConfig
 
 Advantage = Literal["group-normalized", "group-mean", "leave-one-out", "whitened", "group-whitened", "length-weighted"]
 Surrogate = Literal["clip", "cispo", "sapo", "none"]
@@ -156,10 +157,6 @@ class OnlineConfig(ReferenceConfig):
                 f"generate_rows ({self.generate_rows}) is less than group_size ({self.group_size}): the responses to a prompt "
                 "are sampled together; raise it"
             )
-        if self.reference == "none" and getattr(self, "beta", None):
-            raise ValueError(
-                "reference: none leaves nothing to hold the policy to; set beta: 0, or use reference: auto"
-            )
         if self.rollouts.engine == "server" and self.full:
             raise ValueError("rollouts.engine: server takes an adapter after each step; train one (leave full out)")
         if self.rollouts.engine == "server" and self.lora.dora:
@@ -185,6 +182,11 @@ class OnlineConfig(ReferenceConfig):
     def steps_of_rollout(self) -> int:
         """Optimiser steps from one rollout to the next."""
         return self.steps_per_rollout * self.passes
+
+    @property
+    def opponents(self) -> int:
+        """How many of a prompt's responses are by somebody else than the policy."""
+        return 0
 
     @property
     def prompts_per_rollout(self) -> int:
@@ -259,6 +261,10 @@ class PolicyGradientConfig(OnlineConfig):
         if alone and self.group_size * self.prompts_per_rollout < 2:
             raise ValueError(
                 f"advantage: {self.advantage} compares the responses of a rollout, and there is one; raise batch_size"
+            )
+        if self.reference == "none" and self.beta:
+            raise ValueError(
+                "reference: none leaves nothing to hold the policy to; set beta: 0, or use reference: auto"
             )
         if self.per_reward and self.advantage != "group-normalized":
             raise ValueError("per_reward normalises in groups; use advantage: group-normalized")
@@ -387,7 +393,25 @@ class SpoConfig(PolicyGradientConfig):
         return True
 
 
-class OnlineDpoConfig(OnlineConfig, DpoConfig):
+class FreshPairsConfig(OnlineConfig):
+    """Methods over pairs or labelled answers, whose responses are the policy's own."""
+
+    data_kind: ClassVar[DataKind] = "prompts"
+
+    @model_validator(mode="after")
+    def _possible_pairs(self) -> "FreshPairsConfig":
+        if getattr(self, "use_confidence", False):
+            raise ValueError("use_confidence: fresh pairs have no calibrated confidence; leave it out")
+        if self.stop_kl is not None:
+            raise ValueError(f"stop_kl: {self.method} estimates no KL divergence; leave it out")
+        if self.rollouts.ahead:
+            raise ValueError(
+                f"rollouts.ahead: the loss of {self.method} does not correct for older responses; leave it out"
+            )
+        return self
+
+
+class OnlineDpoConfig(FreshPairsConfig, DpoConfig):
     """Online DPO."""
 
     method: Literal["online-dpo"] = "online-dpo"  # type: ignore[assignment]
@@ -401,17 +425,108 @@ class OnlineDpoConfig(OnlineConfig, DpoConfig):
 
     @model_validator(mode="after")
     def _no_second_data(self) -> "OnlineDpoConfig":
-        if self.use_confidence:
-            raise ValueError("use_confidence: fresh pairs have no calibrated confidence; leave it out")
         if self.reference_sync is not None:
-            raise ValueError("reference_sync is not there for online-dpo yet; leave it out")
-        if self.stop_kl is not None:
-            raise ValueError("stop_kl: online-dpo estimates no KL divergence; leave it out")
-        if self.rollouts.ahead:
-            raise ValueError(
-                "rollouts.ahead: the loss of online-dpo does not correct for older responses; leave it out"
-            )
+            raise ValueError(f"reference_sync is not there for {self.method} yet; leave it out")
         return self
+
+
+class OnlineSimpoConfig(FreshPairsConfig, SimpoConfig):
+    """Online SimPO."""
+
+    method: Literal["online-simpo"] = "online-simpo"  # type: ignore[assignment]
+    """SimPO (arXiv 2405.14734) on fresh pairs: the response with the highest reward is chosen, the one with the lowest
+    rejected. It has no reference."""
+    group_size: int = Field(default=2, ge=2)
+    """Responses to each prompt; more make pairs that differ more."""
+    reference: Literal["none"] = "none"
+    """None: SimPO compares with nothing."""
+
+    data_kind: ClassVar[DataKind] = "prompts"
+    learning_rates: ClassVar[tuple[float, float]] = (8e-6, 8e-7)
+
+    @model_validator(mode="after")
+    def _no_reference(self) -> "OnlineSimpoConfig":
+        if self.reference_cache is not None:
+            raise ValueError("reference_cache: online-simpo has no reference; leave it out")
+        return self
+
+
+class OnlineKtoConfig(FreshPairsConfig, KtoConfig):
+    """Online KTO."""
+
+    method: Literal["online-kto"] = "online-kto"  # type: ignore[assignment]
+    """KTO (arXiv 2402.01306) on fresh responses: those with a higher reward than the mean of their prompt's are desirable,
+    those with a lower one undesirable; those at the mean are not learnt from."""
+    group_size: int = Field(default=2, ge=2)
+    """Responses to each prompt."""
+
+    data_kind: ClassVar[DataKind] = "prompts"
+    live_because: ClassVar[str | None] = "the responses are new in every step"
+
+
+class XpoConfig(OnlineDpoConfig):
+    """XPO."""
+
+    method: Literal["xpo"] = "xpo"  # type: ignore[assignment]
+    """Exploratory Preference Optimization (arXiv 2405.21046): DPO on pairs of a response by the policy and one by the
+    reference, which the policy is also taught to write less often."""
+    alpha: float = Field(default=1e-5, ge=0)
+    """Weight of the log-prob of the reference's response: how much the policy is drawn away from it."""
+    group_size: Literal[2] = 2
+    """Responses to each prompt: one by the policy, one by the reference."""
+
+    @model_validator(mode="after")
+    def _samples_here(self) -> "XpoConfig":
+        _refuse_server(self, "the reference answers too")
+        return self
+
+    @property
+    def opponents(self) -> int:
+        return 1
+
+
+class NashMdConfig(OnlineConfig):
+    """Nash-MD."""
+
+    method: Literal["nash-md"] = "nash-md"
+    """Nash mirror descent (arXiv 2312.00886): the policy answers against a mixture of itself and the reference, and each
+    response is worth the probability that it is preferred."""
+    beta: float = Field(default=0.1, ge=0)
+    """Weight of the KL divergence from the reference (the paper's tau)."""
+    mixture: float = Field(default=0.5, ge=0, le=1)
+    """Share of the reference in the opponent, a geometric mixture of the two distributions at each token: 0 is self-play, 1
+    the reference."""
+    preference: Literal["order", "sigmoid", "margin"] = "order"
+    """The probability that a response is preferred, from the two rewards: order (1 for the higher, 1/2 for equal ones), sigmoid
+    (of their difference: for reward models, Bradley-Terry) or margin (for judges that compare: half of 1 plus the margin)."""
+    group_size: Literal[2] = 2
+    """Responses to each prompt: one by the policy, one by the opponent."""
+
+    @model_validator(mode="after")
+    def _possible_opponent(self) -> "NashMdConfig":
+        _refuse_server(self, "the mixture of policy and reference is sampled too")
+        if self.reference == "none":
+            raise ValueError("reference: none is impossible: nash-md plays against it; use reference: auto")
+        if self.steps_of_rollout > 1:
+            raise ValueError(
+                "steps_per_rollout and passes: the gradient of nash-md is that of the policy that answered; leave both at 1, "
+                "and raise batch_size"
+            )
+        if self.dynamic_sampling:
+            raise ValueError("dynamic_sampling: nash-md learns from equal rewards too; leave it out")
+        return self
+
+    @property
+    def opponents(self) -> int:
+        return 1
+
+
+def _refuse_server(config: OnlineConfig, why: str) -> None:
+    if config.rollouts.engine == "server":
+        raise ValueError(
+            f"rollouts.engine: server is impossible with {config.method}: {why}, and a server is asked for the policy only; "
+            "use transformers"
+        )
 
 
 class GrpoConfig(PolicyGradientConfig):

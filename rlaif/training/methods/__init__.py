@@ -6,6 +6,7 @@ from typing import Any
 from rlaif.training.config import TrainConfig
 from rlaif.training.methods.base import Counts, Method, Metrics, Scored
 from rlaif.training.methods.online import PolicyGradientMethod, PpoMethod
+from rlaif.training.methods.opponents import NashMdMethod, XpoMethod
 from rlaif.training.methods.paired import (
     DpoMethod,
     OrpoMethod,
@@ -41,6 +42,10 @@ MAKERS: dict[str, Callable[[Any], Method]] = {
     "ppo": PpoMethod,
     "spo": PolicyGradientMethod,
     "online-dpo": DpoMethod,
+    "online-simpo": simpo_method,
+    "online-kto": KtoMethod,
+    "xpo": XpoMethod,
+    "nash-md": NashMdMethod,
 }
 
 

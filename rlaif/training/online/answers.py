@@ -12,7 +12,7 @@ class Answer:
     """One response with its rewards.
 
     values: by source, None where it could not say; reasons: why not. reward: the weighted sum, None if any part is missing:
-    then the response is not learnt from.
+    then the response is not learnt from. by_opponent: whether somebody else than the policy gave it.
     """
 
     id: str
@@ -21,6 +21,7 @@ class Answer:
     values: Mapping[str, float | None] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     reward: float | None = None
+    by_opponent: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class SampledRecord(Record):
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     stopped: bool
+    by_opponent: bool = False
 
 
 class GroupRecord(JournalRecord):
@@ -98,6 +100,7 @@ def group_of(
             values=values,
             reasons=reasons,
             reward=_total(values, weights),
+            by_opponent=record.by_opponent,
         )
         for number, (record, values, reasons) in enumerate(
             zip(samples.responses, rewards.values, rewards.reasons, strict=True)

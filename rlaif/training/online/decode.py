@@ -6,7 +6,7 @@ the batch, up to rounding.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,13 +74,19 @@ class Decoder:
         found = iter(rows)
         return [[next(found) for _ in request.seeds] for request in batch]
 
-    def _rows(self, batch: Sequence[SampleRequest], stack: ExitStack) -> list[Sampled]:
-        state: _Shared | _Plain
+    def read(self, batch: Sequence[SampleRequest], stack: ExitStack) -> "State":
+        """What is kept of the prompts. stack: takes what must hold until the last token."""
+        state = self.read_prompts(batch)
         if self.shares:
-            state = _Shared(self.model, batch, self.plan, self.max_tokens)
             stack.enter_context(sharing(self.model))
-        else:
-            state = _Plain(self.model, batch)
+        return state
+
+    def read_prompts(self, batch: Sequence[SampleRequest]) -> "State":
+        """What the model keeps of the prompts; its steps are to be taken within `sharing`, if it shares."""
+        return _Shared(self.model, batch, self.plan, self.max_tokens) if self.shares else _Plain(self.model, batch)
+
+    def _rows(self, batch: Sequence[SampleRequest], stack: ExitStack) -> list[Sampled]:
+        state = self.read(batch, stack)
         streams = [np.random.default_rng(seed) for request in batch for seed in request.seeds]
         ids: list[list[int]] = [[] for _ in streams]
         logps: list[list[float]] = [[] for _ in streams]
@@ -114,6 +120,28 @@ class Decoder:
             return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
         uniforms = torch.tensor([stream.random() for stream in streams], dtype=torch.float64).to(logits.device)
         return inverse_transform(logits if self.temperature == 1 else logits / self.temperature, uniforms)
+
+
+class MixtureDecoder(Decoder):
+    """Samples from a geometric mixture of two models: at each token, p(own)^(1 - share) p(other)^share, normalised (the
+    opponent of Nash-MD, arXiv 2312.00886)."""
+
+    def __init__(self, own: Decoder, other: Decoder, *, share: float) -> None:
+        """other: its context is entered for each of its tokens, within that of `own`. share: of the other, in [0, 1]."""
+        super().__init__(
+            own.model, own.stops, temperature=own.temperature, max_tokens=own.max_tokens, most_rows=own.most_rows,
+            context=own.context,
+        )  # fmt: skip
+        self.other, self.share = other, share
+
+    def read(self, batch: Sequence[SampleRequest], stack: ExitStack) -> "State":
+        stack.enter_context(evaluating(self.other.model))
+        with self.other.context():
+            other = self.other.read_prompts(batch)
+        own = super().read(batch, stack)
+        if self.other.shares and self.other.model is not self.model:
+            stack.enter_context(sharing(self.other.model))
+        return _Mixture(own, other, self.share, self.other.context)
 
 
 def inverse_transform(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +209,41 @@ def with_cap(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+class State(Protocol):
+    """What is kept of the rows of a batch. first_logits: (rows, V), of the first token of each."""
+
+    first_logits: Tensor
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The logits after one more token of each row, (rows, V)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all other rows."""
+
+
+class _Mixture:
+    """What two models keep of the same rows."""
+
+    def __init__(
+        self, own: State, other: State, share: float, context: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self.own, self.other, self.share, self.context = own, other, share, context
+        self.first_logits = self._mixed(own.first_logits, other.first_logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        own = self.own.step(tokens)
+        with self.context():
+            other = self.other.step(tokens)
+        return self._mixed(own, other)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.own.keep(rows)
+        self.other.keep(rows)
+
+    def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
+        return own * (1 - self.share) + other * self.share
 
 
 class _Shared:

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, PpoConfig, SpoConfig
+from rlaif.training.config.online import (
+    NashMdConfig,
+    OnlineConfig,
+    OnlineKtoConfig,
+    PolicyGradientConfig,
+    PpoConfig,
+    SpoConfig,
+)
 from rlaif.training.methods import Method, method_of
 from rlaif.training.methods.online import PolicyGradientMethod
 from rlaif.training.objectives.policy_gradient import adapted_beta
@@ -16,6 +23,8 @@ from rlaif.training.objectives.value import explained_variance
 from rlaif.training.online.answers import Group
 from rlaif.training.online.learning import (
     SampledRow,
+    contested_rows,
+    labelled_rows,
     learnable_rows,
     mean_kl,
     pair_rows,
@@ -74,7 +83,7 @@ class PolicyGradientLearner(Learner):
     config: PolicyGradientConfig
     method: PolicyGradientMethod
 
-    def __init__(self, config: PolicyGradientConfig, method: PolicyGradientMethod, rollouts: Rollouts) -> None:
+    def __init__(self, config: PolicyGradientConfig, method: Method, rollouts: Rollouts) -> None:
         super().__init__(config, method)
         self.weights = rollouts.sources.weights
         self.needs_prior = config.steps_of_rollout > 1 or (config.kl_in == "reward" and config.beta > 0)
@@ -91,7 +100,7 @@ class PpoLearner(PolicyGradientLearner):
 
     config: PpoConfig
 
-    def __init__(self, config: PpoConfig, method: PolicyGradientMethod, rollouts: Rollouts) -> None:
+    def __init__(self, config: PpoConfig, method: Method, rollouts: Rollouts) -> None:
         super().__init__(config, method, rollouts)
         self.needs_prior = True
         self._metrics: Sums = {}
@@ -126,7 +135,7 @@ class SpoLearner(PolicyGradientLearner):
 
     config: SpoConfig
 
-    def __init__(self, config: SpoConfig, method: PolicyGradientMethod, rollouts: Rollouts) -> None:
+    def __init__(self, config: SpoConfig, method: Method, rollouts: Rollouts) -> None:
         super().__init__(config, method, rollouts)
         self.needs_prior = True
         low, high = config.reward_range
@@ -210,15 +219,37 @@ class PairLearner(Learner):
         return pair_rows(learnable_rows(groups, prompts, self.config), self.config)
 
 
+class LabelLearner(Learner):
+    """A row a response that is better or worse than the others to its prompt."""
+
+    def rows(self, groups: Sequence[Group], prompts: Sequence[Row]) -> list[SampledRow]:
+        return labelled_rows(learnable_rows(groups, prompts, self.config), self.config)
+
+
+class NashLearner(Learner):
+    """A row a response of the policy, with the probability that it is preferred to the opponent's."""
+
+    config: NashMdConfig
+
+    def rows(self, groups: Sequence[Group], prompts: Sequence[Row]) -> list[SampledRow]:
+        return contested_rows(learnable_rows(groups, prompts, self.config), self.config)
+
+
 def learner_of(config: OnlineConfig, rollouts: Rollouts, *, corrects: bool) -> Learner:
     """The learner of a configuration's method. corrects: see PolicyGradientMethod."""
     method = method_of(config)
-    if not isinstance(method, PolicyGradientMethod):
-        return PairLearner(config, method)
-    assert isinstance(config, PolicyGradientConfig)
-    method.corrects = corrects
-    if isinstance(config, PpoConfig):
-        return PpoLearner(config, method, rollouts)
-    if isinstance(config, SpoConfig):
-        return SpoLearner(config, method, rollouts)
-    return PolicyGradientLearner(config, method, rollouts)
+    if isinstance(method, PolicyGradientMethod):
+        method.corrects = corrects
+    match config:
+        case PpoConfig():
+            return PpoLearner(config, method, rollouts)
+        case SpoConfig():
+            return SpoLearner(config, method, rollouts)
+        case PolicyGradientConfig():
+            return PolicyGradientLearner(config, method, rollouts)
+        case NashMdConfig():
+            return NashLearner(config, method)
+        case OnlineKtoConfig():
+            return LabelLearner(config, method)
+        case _:
+            return PairLearner(config, method)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import OnlineConfig, PolicyGradientConfig, PpoConfig
+from rlaif.training.config.online import NashMdConfig, OnlineConfig, PolicyGradientConfig, PpoConfig
 from rlaif.training.objectives import advantages as formulas
+from rlaif.training.objectives.opponents import preference
 from rlaif.training.objectives.policy_gradient import StepSize, kl_estimate, row_lengths, row_sums
 from rlaif.training.online.answers import Answer, Group, reward_columns
 from rlaif.training.rows import Completion, Row
@@ -19,7 +20,8 @@ class SampledRow(Row):
 
     group: which group of its rollout it is of. advantages: what its tokens are worth. sampled: log-probs under the sampler;
     old, reference: under the policy as the rollout began and under the reference, where they were computed before the step.
-    values, returns: what the critic expected as the rollout began, and what it learns to expect.
+    values, returns: what the critic expected as the rollout began, and what it learns to expect. opponent: which completion of
+    a pair is the opponent's. preference: the probability that the response is preferred to the opponent's.
     """
 
     prompt_id: str = ""
@@ -31,6 +33,8 @@ class SampledRow(Row):
     reference: Tensor | None = None
     values: Tensor | None = None
     returns: Tensor | None = None
+    opponent: int | None = None
+    preference: float = 0.5
 
 
 def learnable_rows(groups: Sequence[Group], prompts: Sequence[Row], config: OnlineConfig) -> list[SampledRow]:
@@ -60,16 +64,45 @@ def learnable_rows(groups: Sequence[Group], prompts: Sequence[Row], config: Onli
 
 def pair_rows(rows: Sequence[SampledRow], config: OnlineConfig) -> list[SampledRow]:
     """A pair of each group's best response and its worst, by reward (of equals the first); none of a group of one reward."""
-    of_group: dict[int, list[tuple[float, SampledRow]]] = {}
-    for reward, row in zip(shaped_rewards(rows, config).tolist() if rows else [], rows, strict=True):
-        of_group.setdefault(row.group, []).append((reward, row))
     pairs = []
-    for members in of_group.values():
+    for members in _by_group(rows, config):
         (high, best), (low, worst) = max(members, key=lambda item: item[0]), min(members, key=lambda item: item[0])
         if high > low:
             completions = (best.completions[0], worst.completions[0])
-            pairs.append(replace(best, completions=completions, margin=high - low, sampled=None))
+            theirs = [side for side, row in enumerate((best, worst)) if _answer(row).by_opponent]
+            opponent = theirs[0] if theirs else None
+            pairs.append(replace(best, completions=completions, margin=high - low, sampled=None, opponent=opponent))
     return pairs
+
+
+def labelled_rows(rows: Sequence[SampledRow], config: OnlineConfig) -> list[SampledRow]:
+    """The responses whose reward is not the mean of their group's, as desirable (above it) or undesirable."""
+    labelled = []
+    for members in _by_group(rows, config):
+        mean = sum(reward for reward, _ in members) / len(members)
+        labelled += [replace(row, label=reward > mean, sampled=None) for reward, row in members if reward != mean]
+    return labelled
+
+
+def contested_rows(rows: Sequence[SampledRow], config: NashMdConfig) -> list[SampledRow]:
+    """The policy's response of each group in which the opponent's has a reward too, with its preference."""
+    contested = []
+    for members in _by_group(rows, config):
+        own = [(reward, row) for reward, row in members if not _answer(row).by_opponent]
+        theirs = [reward for reward, row in members if _answer(row).by_opponent]
+        if own and theirs:
+            reward, row = own[0]
+            found = preference(torch.tensor([reward]), torch.tensor([theirs[0]]), config.preference)
+            contested.append(replace(row, preference=float(found)))
+    return contested
+
+
+def _by_group(rows: Sequence[SampledRow], config: OnlineConfig) -> list[list[tuple[float, SampledRow]]]:
+    """The rows of each group, with their shaped rewards."""
+    of_group: dict[int, list[tuple[float, SampledRow]]] = {}
+    for reward, row in zip(shaped_rewards(rows, config).tolist() if rows else [], rows, strict=True):
+        of_group.setdefault(row.group, []).append((reward, row))
+    return list(of_group.values())
 
 
 def shaped_rewards(rows: Sequence[SampledRow], config: OnlineConfig) -> Tensor:

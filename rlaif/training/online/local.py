@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
 
 from rlaif.training.online.decode import Decoder
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
@@ -10,8 +11,9 @@ from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
 class LocalSampler(Sampler):
     """Samples in a worker thread, batch after batch, while judges are at work on the batches before."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, opponent: Decoder | None = None) -> None:
+        """opponent: who gives the last responses to prompts that ask for them."""
+        self._decoder, self._opponent = decoder, opponent
 
     async def sample(
         self, requests: Sequence[SampleRequest], known: Collection[str]
@@ -21,5 +23,14 @@ class LocalSampler(Sampler):
         for batch in self._decoder.batches(requests):
             if all(request.key in known for request in batch):
                 continue
-            answers = await asyncio.to_thread(self._decoder.sample, batch)
+            answers = await asyncio.to_thread(self._answers, batch)
             yield list(zip(batch, answers, strict=True))
+
+    def _answers(self, batch: Sequence[SampleRequest]) -> list[list[Sampled]]:
+        if self._opponent is None:
+            return self._decoder.sample(batch)
+        own = [replace(one, seeds=one.seeds[: len(one.seeds) - one.opponents], opponents=0) for one in batch]
+        theirs = [replace(one, seeds=one.seeds[len(one.seeds) - one.opponents :]) for one in batch if one.opponents]
+        found = iter(self._opponent.sample(theirs)) if theirs else iter(())
+        answers = self._decoder.sample(own)
+        return [[*mine, *(next(found) if one.opponents else [])] for one, mine in zip(batch, answers, strict=True)]

@@ -11,13 +11,17 @@ Sums = dict[str, tuple[float, float]]
 
 
 def rollout_metrics(rollout: Rollout, names: Sequence[str]) -> Sums:
-    """Of the responses of a rollout: rewards in all and by source, their spread, lengths, and what is left out."""
-    answers = [answer for group in rollout.groups for answer in group.answers]
+    """Of the responses of a rollout: rewards in all and by source, their spread, lengths, and what is left out. What an
+    opponent said counts in the spread of its group only, and its rewards stand by themselves."""
+    everyone = [answer for group in rollout.groups for answer in group.answers]
+    answers = [answer for answer in everyone if not answer.by_opponent]
     if not answers:
         return {}
     rewarded = [group for group in rollout.groups if group.rewards]
+    theirs = [answer.reward for answer in everyone if answer.by_opponent and answer.reward is not None]
     found: Sums = {
-        "reward": _sum([reward for group in rewarded for reward in group.rewards]),
+        "reward": _sum([answer.reward for answer in answers if answer.reward is not None]),
+        **({"opponent/reward": _sum(theirs)} if theirs else {}),
         "reward_std": _sum([_spread(group) for group in rewarded]),
         "frac_reward_zero_std": _sum([float(not group.teaches) for group in rewarded]),
         "masked": _sum([float(answer.reward is None) for answer in answers]),

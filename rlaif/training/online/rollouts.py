@@ -196,7 +196,7 @@ class Rollouts:
             int(content_hash(self.config.seed, bool(salt), position, row.id, number, length=15), 16)
             for number in range(size)
         )
-        return SampleRequest(self._key(position, salt), row.prompt, seeds)
+        return SampleRequest(self._key(position, salt), row.prompt, seeds, 0 if salt else self.config.opponents)
 
     def _write(
         self, request: SampleRequest, answers: Sequence[Sampled], place: Mapping[str, Any], step: int
@@ -205,9 +205,16 @@ class Rollouts:
         if self._samples.get(request.key) is not None:
             return None
         _, index = place[request.key]
+        own = len(answers) - request.opponents
         responses = tuple(
-            SampledRecord(text=self.decode(item.ids), ids=item.ids, logps=item.logps, stopped=item.stopped)
-            for item in answers
+            SampledRecord(
+                text=self.decode(item.ids),
+                ids=item.ids,
+                logps=item.logps,
+                stopped=item.stopped,
+                by_opponent=number >= own,
+            )
+            for number, item in enumerate(answers)
         )
         prompt_id = self.rows.rows[index].id
         self._samples.add(GroupRecord(id=request.key, prompt_id=prompt_id, policy_step=step, responses=responses))

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One prompt to sample responses of. seeds: one random stream for each response."""
+    """One prompt to sample responses of. seeds: one random stream for each response. opponents: so many of them, the last ones,
+    are the opponent's."""
 
     key: str
     prompt: tuple[int, ...]
     seeds: tuple[int, ...]
+    opponents: int = 0
 
 
 @dataclass(frozen=True)

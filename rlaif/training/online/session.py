@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from rlaif.progress import say
 from rlaif.training.arguments import training_arguments
 from rlaif.training.checkpoints import METRICS_FILE
 from rlaif.training.checks import split
-from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.online import NashMdConfig, OnlineConfig
 from rlaif.training.forward import checked_plan
-from rlaif.training.logps import own_logps
+from rlaif.training.logps import adapter_off, own_logps
 from rlaif.training.online.background import Background
 from rlaif.training.online.critic import open_critic
-from rlaif.training.online.decode import Decoder
+from rlaif.training.online.decode import Decoder, MixtureDecoder
 from rlaif.training.online.judges import reward_sources
 from rlaif.training.online.learners import learner_of
 from rlaif.training.online.local import LocalSampler
@@ -35,6 +35,7 @@ from rlaif.training.online.trainer import OnlineTrainer
 from rlaif.training.online.vllm_calls import VllmServer
 from rlaif.training.policy import Policy
 from rlaif.training.ranks import on_first, rank
+from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Completion, Row
 from rlaif.training.session import autocast, live_reference, token_budget
@@ -61,7 +62,6 @@ def opened_trainer(
         )
     tokenizer = load_tokenizer(config.model)
     stops = stop_token_ids(tokenizer, policy.model.generation_config)
-    sampler = _sampler(config, policy, device, stops, rows.rows[trained[0]].prompt)
     with memory_errors(f"lower micro_batch_tokens (now {budget})"), autocast(policy, device):
         sample = _probe_rows(rows.rows, trained[: config.batch_size])
         plan = checked_plan(policy.model, sample, policy.plan, device)
@@ -74,6 +74,8 @@ def opened_trainer(
                 f"prompts are computed once per response, not shared, because of the critic: {critic.plan.plain_because}"
             )
             plan = replace(plan, plain_because=critic.plan.plain_because)
+
+    sampler = _sampler(config, policy, reference, device, stops, rows.rows[trained[0]].prompt)
 
     def decode(ids: Sequence[int]) -> str:
         text: str = tokenizer.decode([token for token in ids if token not in stops], skip_special_tokens=True)
@@ -95,15 +97,41 @@ def opened_trainer(
             rollouts.close()
 
 
-def _sampler(config: OnlineConfig, policy: Policy, device: Any, stops: set[int], probe: tuple[int, ...]) -> Sampler:
+def _sampler(
+    config: OnlineConfig,
+    policy: Policy,
+    reference: Reference | None,
+    device: Any,
+    stops: set[int],
+    probe: tuple[int, ...],
+) -> Sampler:
     """Who samples. stops: tokens that end a response. probe: a prompt by which a server's adapter is checked."""
     if config.rollouts.engine == "server":
         return _server_sampler(config, policy, device, stops, probe)
-    decoder = Decoder(
-        policy.model, stops, temperature=config.temperature, max_tokens=config.max_tokens, most_rows=config.generate_rows,
-        context=lambda: autocast(policy, device),
-    )  # fmt: skip
-    return LocalSampler(decoder)
+
+    def decoder(model: Any, context: Callable[[], AbstractContextManager[Any]]) -> Decoder:
+        return Decoder(
+            model, stops, temperature=config.temperature, max_tokens=config.max_tokens, most_rows=config.generate_rows,
+            context=context,
+        )  # fmt: skip
+
+    own = decoder(policy.model, lambda: autocast(policy, device))
+    if not config.opponents:
+        return LocalSampler(own)
+    if isinstance(reference, FrozenModel):
+        other = decoder(reference.model, lambda: autocast(policy, device))
+    else:
+        other = decoder(policy.model, lambda: _without_adapter(policy, device))
+    return LocalSampler(
+        own, MixtureDecoder(own, other, share=config.mixture) if isinstance(config, NashMdConfig) else other
+    )
+
+
+@contextmanager
+def _without_adapter(policy: Policy, device: Any) -> Iterator[None]:
+    """Within it the policy is what it was as training started."""
+    with autocast(policy, device), adapter_off(policy.model):
+        yield
 
 
 def _server_sampler(

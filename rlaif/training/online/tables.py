@@ -25,6 +25,7 @@ def sample_lines(
                 "step": step,
                 "prompt": prompt.messages[-1].content,
                 "response": answer.text,
+                "by": "opponent" if answer.by_opponent else "policy",
                 "reward": answer.reward,
                 "rewards": dict(answer.values),
                 "reasons": dict(answer.reasons),

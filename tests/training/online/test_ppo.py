@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_online_step import exact_model, plain_logps, trainer_of  # noqa: F401
+from test_online_step import exact_model as exact_model
+from test_online_step import plain_logps, trainer_of
 
 from rlaif.errors import ConfigError, TrainError
 from rlaif.models import load_trained_reward_model
@@ -60,7 +61,7 @@ def plain_ppo(config: Any, model: Any, critic: Any, rows: list[SampledRow]) -> t
 
 
 @pytest.mark.parametrize("critic", ["model", "head"])
-def test_a_step_is_what_plain_loops_say(online_config: Any, exact_model: Path, critic: str) -> None:  # noqa: F811
+def test_a_step_is_what_plain_loops_say(online_config: Any, exact_model: Path, critic: str) -> None:
     config = online_config(
         model=str(exact_model), dtype="float64", micro_batch_tokens=90, method="ppo", critic=critic, passes=1, beta=0.1,
         group_size=2, gae_lambda=0.9, discount=0.98, value_weight=0.4,
