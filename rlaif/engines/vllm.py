@@ -76,7 +76,7 @@ class VllmEngine(Engine):
         return int(self._llm.model_config.max_model_len) if self._llm is not None else self.max_model_len
 
     async def open(self) -> None:
-        device = _device()
+        device = vllm_device()
         if self.model.endswith(".gguf"):
             raise EngineError(f"{self.model}: vLLM does not read GGUF files; use the engine transformers for it")
         if is_reward_model(self.model):
@@ -88,7 +88,7 @@ class VllmEngine(Engine):
         self._guard = ProcessGuard()
         try:
             with self._guard:
-                self._llm = _start(arguments)
+                self._llm = start_vllm(arguments)
         except BaseException:
             await self.close()
             raise
@@ -110,22 +110,9 @@ class VllmEngine(Engine):
 
     def _arguments(self, model: str, device: str, *, is_adapter: bool) -> dict[str, Any]:
         """The arguments of AsyncEngineArgs: ours, then the user's."""
-        arguments: dict[str, Any] = {
-            "model": model,
-            "dtype": "float32" if device == "cpu" and self.dtype == "auto" else self.dtype,
-            "generation_config": "vllm",
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            "enable_prefix_caching": True,
-            "logprobs_mode": "raw_logprobs",  # after the constraint, before the temperature
-        }
-        if self.max_model_len is not None:
-            arguments["max_model_len"] = self.max_model_len
-        if device == "cpu":
-            # vLLM rewinds a sample's random generator when a prompt is computed in pieces; on the CPU that is fatal.
-            arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        arguments = vllm_arguments(model, self.dtype, self.max_model_len, device)
         if is_adapter:
-            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(self.model)}
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank_of(self.model)}
         return arguments | self.engine_args
 
     def complete_many(self, requests: Iterable[Request]) -> AsyncIterator[Completion]:
@@ -220,7 +207,7 @@ def _finish_reason(reason: str | None) -> FinishReason:
     return "stop" if reason == "stop" else "length" if reason == "length" else "other"
 
 
-def _device() -> str:
+def vllm_device() -> str:
     """The kind of device vLLM computes on, such as 'cuda' or 'cpu'. Raises EngineError if it has none."""
     if importlib.util.find_spec("vllm") is None:
         raise missing_extra("vllm", "vllm")
@@ -252,16 +239,40 @@ def _generation_config(model: str) -> Any:
     return None
 
 
-def _lora_rank(adapter: str) -> int:
+def _rank_of(adapter: str) -> int:
     """The smallest rank vLLM offers that holds the adapter's."""
-    rank = int(json.loads((Path(adapter) / ADAPTER_FILE).read_text(encoding="utf-8")).get("r", 8))
+    settings = json.loads((Path(adapter) / ADAPTER_FILE).read_text(encoding="utf-8"))
+    return lora_rank(int(settings.get("r", 8)), adapter)
+
+
+def lora_rank(rank: int, where: str) -> int:
+    """The smallest rank vLLM offers that is at least `rank`. Raises EngineError if there is none, naming where it stands."""
     fitting = [offered for offered in LORA_RANKS if offered >= rank]
     if not fitting:
-        raise EngineError(f"{adapter}: rank {rank} is over {LORA_RANKS[-1]}, the largest adapter vLLM serves; merge it")
+        raise EngineError(f"{where}: rank {rank} is over {LORA_RANKS[-1]}, the largest adapter vLLM serves; merge it")
     return fitting[0]
 
 
-def _start(arguments: dict[str, Any]) -> Any:
+def vllm_arguments(model: str, dtype: str, max_model_len: int | None, device: str) -> dict[str, Any]:
+    """The arguments of AsyncEngineArgs that are ours whatever vLLM is used for."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": "float32" if device == "cpu" and dtype == "auto" else dtype,
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",  # after the constraint, before the temperature
+    }
+    if max_model_len is not None:
+        arguments["max_model_len"] = max_model_len
+    if device == "cpu":
+        # vLLM rewinds a sample's random generator when a prompt is computed in pieces; on the CPU that is fatal.
+        arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
+    return arguments
+
+
+def start_vllm(arguments: dict[str, Any]) -> Any:
     """A running AsyncLLM. Raises ConfigError for unknown arguments, EngineError if vLLM can not start."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM

@@ -189,3 +189,41 @@ def test_a_server_that_is_down_is_an_outage(arguments: list[str]) -> None:
     assert "it is asked again for up to 0.05 minutes" in done.stderr
     assert "gave no answer for 0.05 minutes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_vllm_in_the_run_itself_learns_as_a_server_would(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started by the run, given each step's adapter, asked at a temperature other than 1, and gone at the end."""
+    from typer.testing import CliRunner
+
+    from rlaif.cli import app
+    from rlaif.training.checkpoints import read_metrics
+    from rlaif.training.online import session
+    from rlaif.training.online.server import ServerSampler
+
+    found = []
+
+    class Watched(ServerSampler):
+        async def refresh(self, step: int) -> None:
+            await super().refresh(step)
+            (name,) = await self.server.adapters()
+            assert name.endswith(f"-{step}")
+            there = await self._complete(self._body(self.probe, 2, 8, 7))
+            found.append([(one.logps, self._score(self.probe, one.ids)) for one in there])
+
+    monkeypatch.setattr(session, "ServerSampler", Watched)
+    command = [*arguments, "--temperature", "1.3", "--set", "rollouts={engine: vllm}"]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert len(found) == STEPS
+    for there, here in itertools.chain(*found):
+        assert there == pytest.approx(list(here), abs=TOLERANCE)
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert max(line["sampling/adapter_gap"] for line in lines) < TOLERANCE
+    assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < TOLERANCE
+    assert not (tmp_path / "run/adapters").exists()
+    children = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False
+    )
+    assert "EngineCore" not in children.stdout

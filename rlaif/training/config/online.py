@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from rlaif.config import Config
 from rlaif.engines import EngineConfig
@@ -37,22 +37,27 @@ IDLE_WITHOUT = {
 class RolloutConfig(Config):
     """Who samples the responses of rollouts."""
 
-    engine: Literal["transformers", "server"] = "transformers"
-    """transformers: the model that is trained, in this process; server: a vLLM server beside it, which is given the adapter
-    after each step (start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True)."""
+    engine: Literal["transformers", "vllm", "server"] = "transformers"
+    """transformers: the model that is trained, in this process; vllm: vLLM on the same GPU, started and ended by the run,
+    which sleeps while the policy learns; server: a vLLM server beside it (start it with --enable-lora and
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True). Both are given the adapter after each step."""
+    gpu_memory: float = Field(default=0.4, gt=0, lt=1)
+    """For vllm: its share of the GPU's memory while it samples; the trainer keeps what it holds."""
+    engine_args: dict[str, JsonValue] = Field(default_factory=dict)
+    """For vllm: further arguments of vLLM's AsyncEngineArgs."""
     base_url: str | None = None
     """Of the server, ending in /v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds its key, if it wants one."""
     concurrency: int = Field(default=64, ge=1)
-    """Prompts that the server answers at a time."""
+    """Prompts that the server or vLLM answers at a time."""
     ahead: bool = False
     """Sample the next rollout while this one is learnt from. Its responses are then of a policy that is one rollout older; each
     token is weighed by what the policy says of it over what the server said (truncated at 2). Server only, and not for
     online-dpo, whose loss has no such weight."""
     tolerance: float | Literal["auto"] = "auto"
-    """Most that a log-prob of the server's may differ from the trainer's when it was given an adapter, in nats; auto: 0.01 in
-    float32, 0.3 in bfloat16."""
+    """Most that a log-prob of the server's or vLLM's may differ from the trainer's when it was given an adapter, in nats; auto:
+    0.01 in float32, 0.3 in bfloat16."""
 
     @model_validator(mode="after")
     def _whole(self) -> "RolloutConfig":
@@ -60,7 +65,11 @@ class RolloutConfig(Config):
             raise ValueError("rollouts.engine: server needs rollouts.base_url, as http://localhost:8000/v1")
         if self.ahead and self.engine != "server":
             raise ValueError(
-                "rollouts.ahead: the model that is trained can not sample while it learns; use rollouts.engine: server"
+                "rollouts.ahead: what is in this process can not sample while the policy learns; use rollouts.engine: server"
+            )
+        if self.engine != "vllm" and ({"gpu_memory", "engine_args"} & self.model_fields_set):
+            raise ValueError(
+                "rollouts.gpu_memory and engine_args belong to rollouts.engine: vllm; set that, or leave them out"
             )
         if self.engine != "server" and self.base_url:
             raise ValueError("rollouts.base_url belongs to rollouts.engine: server; set that, or leave it out")
@@ -157,10 +166,13 @@ class OnlineConfig(ReferenceConfig):
                 f"generate_rows ({self.generate_rows}) is less than group_size ({self.group_size}): the responses to a prompt "
                 "are sampled together; raise it"
             )
-        if self.rollouts.engine == "server" and self.full:
-            raise ValueError("rollouts.engine: server takes an adapter after each step; train one (leave full out)")
-        if self.rollouts.engine == "server" and self.lora.dora:
-            raise ValueError("rollouts.engine: server is impossible with lora.dora: vLLM serves no DoRA; leave it out")
+        engine = self.rollouts.engine
+        if engine != "transformers" and self.full:
+            raise ValueError(f"rollouts.engine: {engine} takes an adapter after each step; train one (leave full out)")
+        if engine != "transformers" and self.lora.dora:
+            raise ValueError(
+                f"rollouts.engine: {engine} is impossible with lora.dora: vLLM serves no DoRA; leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -477,7 +489,7 @@ class XpoConfig(OnlineDpoConfig):
 
     @model_validator(mode="after")
     def _samples_here(self) -> "XpoConfig":
-        _refuse_server(self, "the reference answers too")
+        _refuse_vllm(self, "the reference answers too")
         return self
 
     @property
@@ -504,7 +516,7 @@ class NashMdConfig(OnlineConfig):
 
     @model_validator(mode="after")
     def _possible_opponent(self) -> "NashMdConfig":
-        _refuse_server(self, "the mixture of policy and reference is sampled too")
+        _refuse_vllm(self, "the mixture of policy and reference is sampled too")
         if self.reference == "none":
             raise ValueError("reference: none is impossible: nash-md plays against it; use reference: auto")
         if self.steps_of_rollout > 1:
@@ -521,10 +533,11 @@ class NashMdConfig(OnlineConfig):
         return 1
 
 
-def _refuse_server(config: OnlineConfig, why: str) -> None:
-    if config.rollouts.engine == "server":
+def _refuse_vllm(config: OnlineConfig, why: str) -> None:
+    engine = config.rollouts.engine
+    if engine != "transformers":
         raise ValueError(
-            f"rollouts.engine: server is impossible with {config.method}: {why}, and a server is asked for the policy only; "
+            f"rollouts.engine: {engine} is impossible with {config.method}: {why}, and vLLM is asked for the policy only; "
             "use transformers"
         )
 

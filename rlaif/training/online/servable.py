@@ -20,12 +20,13 @@ FEATURES = {
 
 
 def check_servable(config: OnlineConfig) -> None:
-    """Raises ConfigError if the rollouts are a server's and the adapter is of a kind that vLLM does not serve."""
-    if config.rollouts.engine != "server":
+    """Raises ConfigError if the rollouts are vLLM's and the adapter is of a kind that vLLM does not serve."""
+    engine = config.rollouts.engine
+    if engine == "transformers":
         return
     if on_head := _heads(config.lora.target_modules):
         raise ConfigError(
-            f"lora.target_modules: rollouts.engine: server is impossible with an adapter on the head ({on_head[0]}), which "
+            f"lora.target_modules: rollouts.engine: {engine} is impossible with an adapter on the head ({on_head[0]}), which "
             "vLLM does not serve; leave it out ('all-linear' does)"
         )
     if config.init_adapter is None or adapter_base(str(config.init_adapter)) is None:
@@ -34,7 +35,7 @@ def check_servable(config: OnlineConfig) -> None:
     reasons = unservable(json.loads(path.read_text(encoding="utf-8")))
     if reasons:
         raise ConfigError(
-            f"init_adapter: {path}: rollouts.engine: server is impossible with this adapter, which vLLM does not serve: "
+            f"init_adapter: {path}: rollouts.engine: {engine} is impossible with this adapter, which vLLM does not serve: "
             f"{'; '.join(reasons)}; go on from another adapter, or leave rollouts.engine out"
         )
 

@@ -1,5 +1,5 @@
-"""Rollouts by a vLLM server beside the trainer: each step's adapter is loaded under a new name, checked, and the last one
-removed.
+"""Rollouts by vLLM, in a server beside the trainer or in the run itself: each step's adapter is loaded under a new name,
+checked, and the last one removed.
 
 A new name, because vLLM keys its prefix cache by the adapter's name: under the old one it would go on from keys and values of
 old weights.
@@ -15,6 +15,7 @@ from typing import Any
 from rlaif.errors import EngineError
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
 from rlaif.training.online.vllm_calls import VllmServer
+from rlaif.training.online.vllm_here import VllmHere
 from rlaif.types import content_hash
 
 WHOLE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -37,14 +38,15 @@ class ServerSettings:
 
 
 class ServerSampler(Sampler):
-    """A vLLM server with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. Used on one event loop."""
+    """A vLLM server with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or vLLM in this run. Used on one event
+    loop."""
 
     corrects = True
 
     def __init__(
         self,
         settings: ServerSettings,
-        server: VllmServer,
+        server: VllmServer | VllmHere,
         stops: Collection[int],
         probe: tuple[int, ...],
         *,
@@ -100,6 +102,7 @@ class ServerSampler(Sampler):
     async def sample(
         self, requests: Sequence[SampleRequest], known: Collection[str]
     ) -> AsyncIterator[list[tuple[SampleRequest, list[Sampled]]]]:
+        await self.server.wake()
         missing = [request for request in requests if request.key not in known]
         tasks = [asyncio.create_task(self._answers(request)) for request in missing]
         try:
@@ -109,6 +112,7 @@ class ServerSampler(Sampler):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.server.rest()
 
     async def _answers(self, request: SampleRequest) -> tuple[SampleRequest, list[Sampled]]:
         async with self._slots:

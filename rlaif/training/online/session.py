@@ -33,8 +33,9 @@ from rlaif.training.online.samples import Sampler
 from rlaif.training.online.server import ServerSampler, ServerSettings
 from rlaif.training.online.trainer import OnlineTrainer
 from rlaif.training.online.vllm_calls import VllmServer
+from rlaif.training.online.vllm_here import VllmHere
 from rlaif.training.policy import Policy
-from rlaif.training.ranks import on_first, rank
+from rlaif.training.ranks import on_first, rank, world_size
 from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Completion, Row
@@ -106,7 +107,7 @@ def _sampler(
     probe: tuple[int, ...],
 ) -> Sampler:
     """Who samples. stops: tokens that end a response. probe: a prompt by which a server's adapter is checked."""
-    if config.rollouts.engine == "server":
+    if config.rollouts.engine != "transformers":
         return _server_sampler(config, policy, device, stops, probe)
 
     def decoder(model: Any, context: Callable[[], AbstractContextManager[Any]]) -> Decoder:
@@ -147,8 +148,7 @@ def _server_sampler(
         concurrency=config.rollouts.concurrency,
         tolerance=given if isinstance(given, float) else (0.3 if narrow else 0.01),
     )
-    key_env = config.rollouts.api_key_env
-    server = VllmServer(config.rollouts.base_url or "", os.environ.get(key_env, ""), key_env, config.patience_minutes)
+    server = _vllm(config, policy)
 
     def save_adapter(folder: Path) -> None:
         # peft would else ask the hub, at each step, whether the base's vocabulary is still as large
@@ -164,6 +164,25 @@ def _server_sampler(
         return found
 
     return ServerSampler(settings, server, stops, probe, save_adapter=save_adapter, score=score, loads=rank() == 0)
+
+
+def _vllm(config: OnlineConfig, policy: Policy) -> VllmServer | VllmHere:
+    """Whom the adapters are given to. Raises TrainError for vLLM in several processes."""
+    rollouts = config.rollouts
+    if rollouts.engine == "server":
+        key_env = rollouts.api_key_env
+        return VllmServer(rollouts.base_url or "", os.environ.get(key_env, ""), key_env, config.patience_minutes)
+    if world_size() > 1:
+        raise TrainError(
+            "rollouts.engine: vllm is for a run in one process; with several, start vLLM as a server, and use "
+            "rollouts.engine: server"
+        )
+    dtype = str(next(policy.model.parameters()).dtype).removeprefix("torch.")
+    return VllmHere(
+        policy.base, dtype="bfloat16" if policy.autocast else dtype, max_model_len=config.max_length,
+        rank=policy.model.peft_config["default"].r,
+        gpu_memory=rollouts.gpu_memory, engine_args=rollouts.engine_args,
+    )  # fmt: skip
 
 
 def _probe_rows(prompts: Sequence[Row], indexes: Sequence[int]) -> list[Row]:

@@ -88,6 +88,12 @@ class VllmServer:
             raise EngineError(f"{self.shown} gives {len(found)} responses to a prompt, and {body['n']} were asked for")
         return found
 
+    async def wake(self) -> None:
+        """A server is always awake."""
+
+    async def rest(self) -> None:
+        """A server has its own GPU."""
+
     async def close(self) -> None:
         if self._open is not None:
             await self._open.close()
