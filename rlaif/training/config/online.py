@@ -67,10 +67,10 @@ class RolloutConfig(Config):
             raise ValueError(
                 "rollouts.ahead: what is in this process can not sample while the policy learns; use rollouts.engine: server"
             )
-        if self.engine != "vllm" and ({"gpu_memory", "engine_args"} & self.model_fields_set):
-            raise ValueError(
-                "rollouts.gpu_memory and engine_args belong to rollouts.engine: vllm; set that, or leave them out"
-            )
+        fields = type(self).model_fields
+        for key in ("gpu_memory", "engine_args"):
+            if self.engine != "vllm" and getattr(self, key) != fields[key].get_default(call_default_factory=True):
+                raise ValueError(f"rollouts.{key} belongs to rollouts.engine: vllm; set that, or leave it out")
         if self.engine != "server" and self.base_url:
             raise ValueError("rollouts.base_url belongs to rollouts.engine: server; set that, or leave it out")
         return self
@@ -97,7 +97,7 @@ class OnlineConfig(ReferenceConfig):
     The reward of a response is the weighted sum."""
     judge_model: Annotated[EngineConfig | None, BeforeValidator(_as_engine)] = None
     """The model of judges whose files, and whose entries in rewards and watch, name none: its name, or a mapping with model,
-    base_url and more."""
+    base_url and more; policy: the policy itself, as it learns (self-rewarding, arXiv 2401.10020)."""
     group_size: int = Field(default=8, ge=1)
     """Responses to each prompt."""
     max_tokens: int = Field(default=256, ge=1)

@@ -9,6 +9,8 @@ from rlaif.engines import EngineConfig
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 """Names of sources are names of folders, too."""
+POLICY = "policy"
+"""As the model of a judge: the policy itself, with its weights as they are at that moment."""
 GroupComparisons = Literal["ring", "all", "baseline"]
 
 
@@ -26,7 +28,7 @@ class RewardSourceConfig(Config):
     """Votes on each response or comparison; by default 1 of judges that score and 2 (one in each order) of those that
     compare."""
     model: str | None = None
-    """The model that judges, instead of the one in the judge's file."""
+    """The model that judges, instead of the one in the judge's file; policy: the policy itself, as it learns."""
     engine: EngineConfig | None = None
     """The same with its settings: {model: ..., base_url: ...}."""
     comparisons: GroupComparisons | None = None

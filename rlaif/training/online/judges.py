@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 
+from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError
+from rlaif.judges.family import shared_families
+from rlaif.progress import say
 from rlaif.training.config.online import OnlineConfig
-from rlaif.training.config.rewards import RewardSourceConfig
+from rlaif.training.config.rewards import POLICY, RewardSourceConfig
 from rlaif.training.online.rewards import RewardSources
 from rlaif.training.ranks import rank
 
 
-def reward_sources(config: OnlineConfig) -> tuple[RewardSources, RewardSources | None]:
-    """The judges of a run's rewards, and those that watch. Raises ConfigError if there are none, or one can not be what it is
-    named for."""
+def reward_sources(config: OnlineConfig, policy: Engine | None = None) -> tuple[RewardSources, RewardSources | None]:
+    """The judges of a run's rewards, and those that watch. policy: answers for those whose model it is. Raises ConfigError if
+    there are none, or one can not be what it is named for."""
     if not config.rewards:
         raise ConfigError(
             "rewards: name at least one judge by --reward, or under rewards in the preset ('rlaif ls judges' lists them)"
@@ -19,7 +22,9 @@ def reward_sources(config: OnlineConfig) -> tuple[RewardSources, RewardSources |
 
     def load(rewards: Sequence[RewardSourceConfig], folder: str) -> RewardSources:
         own = config.output / folder / f"process-{rank()}"  # each process has a journal of its own
-        return RewardSources(rewards, own, judge_model=config.judge_model, patience_minutes=config.patience_minutes)
+        return RewardSources(
+            rewards, own, judge_model=config.judge_model, patience_minutes=config.patience_minutes, policy=policy
+        )
 
     sources, watch = load(config.rewards, "rewards"), load(config.watch, "watch") if config.watch else None
     _check_groups("rewards", sources, config.group_size)
@@ -27,7 +32,34 @@ def reward_sources(config: OnlineConfig) -> tuple[RewardSources, RewardSources |
         _check_groups("watch", watch, 1)
         if shared := sorted(set(sources.names) & set(watch.names)):
             raise ConfigError(f"watch: '{shared[0]}' is the name of a reward too; give one of them another (name: ...)")
+    asked = [judge for each in (sources, watch) if each is not None for judge in each.judges]
+    own = [judge.name for judge in asked if judge.engine.model == POLICY]
+    if own and config.rollouts.engine != "transformers":
+        raise ConfigError(
+            f"{own[0]}: its model is the policy itself, which judges in this process, and rollouts.engine is "
+            f"{config.rollouts.engine}; use rollouts.engine: transformers, or name a model"
+        )
     return sources, watch
+
+
+def tell_of_judges(config: OnlineConfig, sources: RewardSources, watch: RewardSources | None) -> None:
+    """Says which judges are the policy itself, and which are of its family."""
+    for judge in sources.judges:
+        if judge.engine.model == POLICY:
+            say(
+                f"{judge.name}: the policy judges itself. Its judgments change as it learns and favour how it writes, so a "
+                "rising reward alone shows nothing"
+                + (
+                    ""
+                    if watch
+                    else "; set validation and watch, a judge of another model, to see whether it gets better"
+                )
+            )
+        elif shared := shared_families(judge.model, [config.model]):
+            say(
+                f"{judge.name}: its model is of the policy's family ({', '.join(sorted(shared))}), and judges favour answers "
+                "of their own family; use a judge of another one, or watch with one"
+            )
 
 
 def _check_groups(where: str, sources: RewardSources, size: int) -> None:

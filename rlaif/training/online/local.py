@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from rlaif.training.online.decode import Decoder
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
@@ -11,9 +13,13 @@ from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
 class LocalSampler(Sampler):
     """Samples in a worker thread, batch after batch, while judges are at work on the batches before."""
 
-    def __init__(self, decoder: Decoder, opponent: Decoder | None = None) -> None:
-        """opponent: who gives the last responses to prompts that ask for them."""
+    def __init__(
+        self, decoder: Decoder, opponent: Decoder | None = None, turn: AbstractContextManager[Any] | None = None
+    ) -> None:
+        """opponent: who gives the last responses to prompts that ask for them. turn: is held while the model computes, for
+        those who use it too."""
         self._decoder, self._opponent = decoder, opponent
+        self._turn = turn or nullcontext()
 
     async def sample(
         self, requests: Sequence[SampleRequest], known: Collection[str]
@@ -23,8 +29,12 @@ class LocalSampler(Sampler):
         for batch in self._decoder.batches(requests):
             if all(request.key in known for request in batch):
                 continue
-            answers = await asyncio.to_thread(self._answers, batch)
+            answers = await asyncio.to_thread(self._in_turn, batch)
             yield list(zip(batch, answers, strict=True))
+
+    def _in_turn(self, batch: Sequence[SampleRequest]) -> list[list[Sampled]]:
+        with self._turn:
+            return self._answers(batch)
 
     def _answers(self, batch: Sequence[SampleRequest]) -> list[list[Sampled]]:
         if self._opponent is None:

@@ -28,7 +28,7 @@ from rlaif.errors import ConfigError
 from rlaif.judges.ensemble import Ensemble, compares, load_ensemble
 from rlaif.judges.judge import LLMJudge
 from rlaif.judges.reward import RewardJudge
-from rlaif.training.config.rewards import SAFE_NAME, GroupComparisons, RewardSourceConfig
+from rlaif.training.config.rewards import POLICY, SAFE_NAME, GroupComparisons, RewardSourceConfig
 from rlaif.training.online.baselines import load_baseline
 from rlaif.training.online.groups import Group
 from rlaif.training.online.source import Source
@@ -54,13 +54,15 @@ class RewardSources:
         judge_model: EngineConfig | None = None,
         patience_minutes: float = 10,
         engines: Mapping[str, Engine] | None = None,
+        policy: Engine | None = None,
     ) -> None:
         """Loads all judges. Raises ConfigError for whatever is wrong in them, before anything is trained.
 
         judge_model: of judges that are named no model anywhere else. patience_minutes: how long an endpoint that gives no
         answer is asked again, with growing pauses. engines: already made ones by judge name, instead of those the
-        configurations describe.
+        configurations describe. policy: who answers for judges whose model is POLICY.
         """
+        self._policy = policy
         self._engines: dict[str, KeptOpen] = {}
         given = {name: self._kept(f"given {id(engine)}", engine) for name, engine in (engines or {}).items()}
         loaded = [(config, _load(config, judge_model)) for config in configs]
@@ -136,8 +138,19 @@ class RewardSources:
             for place, group in enumerate(groups)
         ]
 
+    @property
+    def judges(self) -> list[LLMJudge | RewardJudge]:
+        """Those that a model answers for."""
+        return [judge for source in self._sources for judge in _asked(source.ensemble)]
+
     def _engine(self, judge: LLMJudge | RewardJudge) -> KeptOpen:
         task: Task = "score" if isinstance(judge, RewardJudge) else "generate"
+        if judge.engine.model == POLICY and task == "score":
+            raise ConfigError(
+                f"{judge.name}: the policy writes text and is no reward model; name one, or use another judge"
+            )
+        if judge.engine.model == POLICY and self._policy is not None:
+            return self._kept(POLICY, self._policy)
         key = f"{task} {judge.engine.model_dump_json()}"
         return self._engines.get(key) or self._kept(key, make_engine(judge.engine, task))
 

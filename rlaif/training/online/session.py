@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -24,9 +25,10 @@ from rlaif.training.logps import adapter_off, own_logps
 from rlaif.training.online.background import Background
 from rlaif.training.online.critic import open_critic
 from rlaif.training.online.decode import Decoder, MixtureDecoder
-from rlaif.training.online.judges import reward_sources
+from rlaif.training.online.judges import reward_sources, tell_of_judges
 from rlaif.training.online.learners import learner_of
 from rlaif.training.online.local import LocalSampler
+from rlaif.training.online.policy_engine import PolicyEngine
 from rlaif.training.online.prompts import PromptRows
 from rlaif.training.online.rollouts import Rollouts
 from rlaif.training.online.samples import Sampler
@@ -49,7 +51,6 @@ def opened_trainer(
     config: OnlineConfig, policy: Policy, rows: PromptRows, callbacks: list[TrainerCallback]
 ) -> Iterator[OnlineTrainer]:
     """The trainer of an online run with its rollouts open, its reference ready."""
-    sources, watch = reward_sources(config)
     arguments = training_arguments(config, config.output / "checkpoints", autocast=policy.autocast)
     trained, held_out = split(rows.rows, config)
     arguments.max_steps = config.total_steps(len(trained))
@@ -76,7 +77,11 @@ def opened_trainer(
             )
             plan = replace(plan, plain_because=critic.plan.plain_because)
 
-    sampler = _sampler(config, policy, reference, device, stops, rows.rows[trained[0]].prompt)
+    turn = threading.Lock()
+    judging = PolicyEngine(policy.model, tokenizer, turn, lambda: autocast(policy, device))
+    sources, watch = reward_sources(config, judging)
+    tell_of_judges(config, sources, watch)
+    sampler = _sampler(config, policy, reference, device, turn, stops, rows.rows[trained[0]].prompt)
 
     def decode(ids: Sequence[int]) -> str:
         text: str = tokenizer.decode([token for token in ids if token not in stops], skip_special_tokens=True)
@@ -103,10 +108,12 @@ def _sampler(
     policy: Policy,
     reference: Reference | None,
     device: Any,
+    turn: AbstractContextManager[Any],
     stops: set[int],
     probe: tuple[int, ...],
 ) -> Sampler:
-    """Who samples. stops: tokens that end a response. probe: a prompt by which a server's adapter is checked."""
+    """Who samples. turn: of those who use the policy's model. stops: tokens that end a response. probe: a prompt by which an
+    adapter that vLLM was given is checked."""
     if config.rollouts.engine != "transformers":
         return _server_sampler(config, policy, device, stops, probe)
 
@@ -118,7 +125,7 @@ def _sampler(
 
     own = decoder(policy.model, lambda: autocast(policy, device))
     if not config.opponents:
-        return LocalSampler(own)
+        return LocalSampler(own, turn=turn)
     if isinstance(reference, FrozenModel):
         other = decoder(reference.model, lambda: autocast(policy, device))
     else:
