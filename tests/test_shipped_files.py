@@ -12,7 +12,7 @@ from rlaif.inputs import read_prompts
 from rlaif.judges.ensemble import compares, load_ensemble
 from rlaif.judges.judge import Item
 from rlaif.judges.request import judge_request
-from rlaif.recipes.config import load_recipe, recipe_plan
+from rlaif.recipes.config import load_recipe, recipe_plan, training_prompts
 from rlaif.records import read_records
 from rlaif.revision.constitution import load_constitution
 from rlaif.types import Judgment, PreferencePair, Response, Verdict
@@ -61,7 +61,7 @@ def test_every_recipe_loads_and_its_held_out_prompts_are_others(name: str) -> No
     config, path = load_recipe(name)
     plan = recipe_plan(config, path.parent)
     assert int(plan["prompts"]) > 0
-    train = read_prompts(path.parent / config.generate.prompts)
+    train = read_prompts(path.parent / training_prompts(config))
     assert config.evaluate is not None
     held_out = read_prompts(path.parent / config.evaluate.prompts)
     texts = {prompt.messages[-1].content for prompt in train.prompts}
@@ -71,7 +71,7 @@ def test_every_recipe_loads_and_its_held_out_prompts_are_others(name: str) -> No
 
 def test_the_quickstart_prompts_are_varied() -> None:
     config, path = load_recipe("quickstart")
-    prompts = read_prompts(path.parent / config.generate.prompts).prompts
+    prompts = read_prompts(path.parent / training_prompts(config)).prompts
     systems = [prompt for prompt in prompts if prompt.messages[0].role == "system"]
     turns = [prompt for prompt in prompts if any(message.role == "assistant" for message in prompt.messages)]
     assert len(prompts) == 64
@@ -83,7 +83,8 @@ def test_the_quickstart_prompts_are_varied() -> None:
 def test_every_preset_loads(preset: str) -> None:
     from rlaif.training.config import load_preset
 
-    assert load_preset(preset, model="m", data="d.jsonl", output="o").method == preset
+    method = {"self-rewarding": "online-dpo"}.get(preset, preset)
+    assert load_preset(preset, model="m", data="d.jsonl", output="o").method == method
 
 
 def test_the_examples_are_what_they_say() -> None:

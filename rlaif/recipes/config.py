@@ -1,5 +1,6 @@
 """What a recipe may say, and what it would do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from rlaif import resources
 from rlaif.config import Config, read_yaml, validate
 from rlaif.engines import EngineConfig, EngineSettings
 from rlaif.errors import ConfigError, DataError
-from rlaif.inputs import read_prompts
+from rlaif.inputs import PromptSet, read_prompts
 from rlaif.judges.config import Comparisons, StopRule
 from rlaif.judges.ensemble import load_ensemble
 from rlaif.preferences.pairs import Rule
@@ -145,7 +146,11 @@ class RecipeConfig(Config):
     """The policy to start from."""
     engine: EngineSettings = EngineSettings()
     """How the policy is run when it generates."""
-    generate: GenerateStage
+    generate: GenerateStage | None = None
+    """May be left out where every training stage is online: those answer `prompts` themselves."""
+    prompts: str | None = None
+    """What online training stages answer: a file beside the recipe or here, or a data set name; by default the prompts of
+    `generate`."""
     revise: ReviseStage | None = None
     """Its pairs are trained on beside the judged ones, or in their place if there is no judge."""
     judge: JudgeStage | None = None
@@ -153,11 +158,14 @@ class RecipeConfig(Config):
     pairs: PairsStage = PairsStage()
     train: Annotated[tuple[dict[str, JsonValue], ...], BeforeValidator(_as_stages)] = ({"method": "dpo"},)
     """One stage of training or a list of them, each starting from what the one before has trained: the preset (`method`,
-    or `preset`: a file) and any of its keys; model, data and output are the recipe's."""
+    or `preset`: a file) and any of its keys; model, data and output are the recipe's. Stages learn from the recipe's pairs, or,
+    if they are online, from its prompts, with the judges under `rewards` (files beside the recipe, too)."""
     evaluate: EvaluateStage | None = None
 
     @model_validator(mode="after")
     def _some_preferences(self) -> "RecipeConfig":
+        if self.generate is None:
+            return self._only_online()
         if self.judge is not None:
             return self
         if self.revise is None:
@@ -167,6 +175,23 @@ class RecipeConfig(Config):
         if set_:
             raise ValueError(f"pairs: {', '.join(set_)} is for judged pairs, and the recipe has no judge; leave it out")
         return self
+
+    def _only_online(self) -> "RecipeConfig":
+        """The recipe, if nothing in it needs sampled responses."""
+        if self.prompts is None:
+            raise ValueError("missing key 'generate' (or 'prompts', if every training stage is online)")
+        given = [key for key in ("judge", "revise") if getattr(self, key) is not None]
+        given += ["pairs"] if self.pairs != PairsStage() else []
+        if given:
+            raise ValueError(
+                f"{given[0]} is about sampled responses, and there is no 'generate'; add that, or leave it out (online stages "
+                "name their judges under rewards)"
+            )
+        return self
+
+    def runs(self, stage: str) -> bool:
+        """Whether a stage is part of the recipe."""
+        return self.generate is not None if stage == "pairs" else getattr(self, stage) is not None
 
     @model_validator(mode="after")
     def _train_keys(self) -> "RecipeConfig":
@@ -188,8 +213,10 @@ def load_recipe(
         data["output"] = str(output)
     config = validate(data, RecipeConfig, str(path))
     try:
-        for stage in train_configs(config):
+        stages = train_configs(config, path.parent)
+        for stage in stages:
             check_trainer_keys(stage)
+        _check_sources(config, stages)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: train: {line}" for line in str(error).splitlines())) from None
     _check_judges(config, path.parent)
@@ -228,8 +255,26 @@ def _check_judges(config: RecipeConfig, beside: Path) -> None:
         )
 
 
-def train_configs(config: RecipeConfig) -> list["TrainConfig"]:
-    """The configuration of each training stage; the last one's output is the trained policy."""
+def _check_sources(config: RecipeConfig, stages: Sequence["TrainConfig"]) -> None:
+    """Raises ConfigError for stages without what they learn from, and for what nothing learns from."""
+    online = [stage for stage in stages if stage.data_kind == "prompts"]
+    offline = [stage for stage in stages if stage.data_kind != "prompts"]
+    if offline and config.generate is None:
+        raise ConfigError(
+            f"{offline[0].method} learns from pairs, and without generate and judge the recipe makes none; add them, or use an "
+            "online method"
+        )
+    if not offline and config.generate is not None:
+        raise ConfigError(
+            f"{online[0].method} answers prompts itself, and no stage learns from the recipe's pairs; name 'prompts' in place "
+            "of generate, judge and pairs"
+        )
+    if config.prompts is not None and not online:
+        raise ConfigError("no stage is online, so 'prompts' is not used; leave it out (generate has its own)")
+
+
+def train_configs(config: RecipeConfig, beside: Path) -> list["TrainConfig"]:
+    """The configuration of each training stage; the last one's output is the trained policy. beside: the recipe's folder."""
     from rlaif.training.config import load_preset
 
     found: list[TrainConfig] = []
@@ -238,27 +283,47 @@ def train_configs(config: RecipeConfig) -> list["TrainConfig"]:
         preset = str(keys.pop("preset", keys.get("method", "dpo")))
         folder = config.output / "train"
         name = f"{number}-{keys.get('method', Path(preset).stem)}"
-        found.append(
-            load_preset(
-                preset,
-                **keys,
-                model=str(found[-1].output) if found else config.model,
-                data=str(config.output / "pairs" / "preferences.jsonl"),
-                output=str(folder / name if len(config.train) > 1 else folder),
-            )
-        )
+        keys |= {key: _judges(keys[key], config, beside) for key in ("rewards", "watch") if key in keys}
+        if keys.get("judge_model") == POLICY:
+            keys["judge_model"] = config.model
+        settled = {
+            "model": str(found[-1].output) if found else config.model,
+            "data": str(config.output / "pairs" / "preferences.jsonl"),
+            "output": str(folder / name if len(config.train) > 1 else folder),
+        }
+        stage_config = load_preset(preset, **keys, **settled)
+        if stage_config.data_kind == "prompts":
+            settled["data"] = source_path(training_prompts(config), beside)
+            stage_config = load_preset(preset, **keys, **settled)
+        found.append(stage_config)
     return found
+
+
+def training_prompts(config: RecipeConfig) -> str:
+    """Where the prompts are that are trained on."""
+    return config.prompts or (config.generate.prompts if config.generate is not None else "")
+
+
+def _judges(judges: Any, config: RecipeConfig, beside: Path) -> Any:
+    """What stands under rewards or watch: files found beside the recipe, {model} as its name."""
+    if isinstance(judges, list):
+        return [_judges(judge, config, beside) for judge in judges]
+    if isinstance(judges, dict) and isinstance(judges.get("judge"), str):
+        named = {"model": config.model} if judges.get("model") == POLICY else {}
+        return {**judges, "judge": _judges(judges["judge"], config, beside), **named}
+    return str(resources.find("judges", judges, beside)) if isinstance(judges, str) else judges
 
 
 def check_prompts(config: RecipeConfig, beside: Path) -> None:
     """Raises DataError, before anything is sampled, if a prompt file is wrong or held-out prompts are trained on."""
-    stage = config.generate
-    trained = read_prompts(source_path(stage.prompts, beside), system=stage.system, limit=stage.limit)
+    trained = [_trained_prompts(config, beside)]
+    if config.prompts is not None and config.generate is not None:
+        trained.append(read_prompts(source_path(config.prompts, beside)))
     if config.evaluate is None:
         return
     held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
     texts = {prompt.messages for prompt in held_out.prompts}
-    shared = [prompt for prompt in trained.prompts if prompt.messages in texts]
+    shared = [prompt for found in trained for prompt in found.prompts if prompt.messages in texts]
     if shared:
         raise DataError(
             f"{len(shared)} prompts of evaluate.prompts are also trained on (first: "
@@ -266,17 +331,21 @@ def check_prompts(config: RecipeConfig, beside: Path) -> None:
         )
 
 
+def _trained_prompts(config: RecipeConfig, beside: Path) -> PromptSet:
+    """The prompts that generate answers, or, without it, the online stages."""
+    if config.generate is None:
+        return read_prompts(source_path(training_prompts(config), beside))
+    stage = config.generate
+    return read_prompts(source_path(stage.prompts, beside), system=stage.system, limit=stage.limit)
+
+
 def recipe_plan(config: RecipeConfig, beside: Path) -> dict[str, str | int]:
     """What the recipe would do, in numbers; nothing is loaded."""
-    generate = config.generate
-    found = read_prompts(source_path(generate.prompts, beside), system=generate.system, limit=generate.limit)
-    told: dict[str, str | int] = {
-        "model": config.model,
-        "prompts": len(found.prompts),
-        "responses": len(found.prompts) * generate.n,
-        **_preference_plan(config),
-        "train": " → ".join(stage.method for stage in train_configs(config)),
-    }
+    found = _trained_prompts(config, beside)
+    told: dict[str, str | int] = {"model": config.model, "prompts": len(found.prompts)}
+    if config.generate is not None:
+        told |= {"responses": len(found.prompts) * config.generate.n, **_preference_plan(config)}
+    told["train"] = " → ".join(stage.method for stage in train_configs(config, beside))
     if config.evaluate is not None:
         held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
         told["held-out answers"] = 2 * config.evaluate.n * len(held_out.prompts)

@@ -30,6 +30,7 @@ from rlaif.recipes.config import (
 )
 from rlaif.records import read_records, write_records, write_text
 from rlaif.revision.constitution import constitution_files
+from rlaif.training.config.online import OnlineConfig
 from rlaif.training.run_folder import package_versions
 from rlaif.types import SCHEMA_VERSION, PreferencePair, content_hash
 
@@ -69,7 +70,7 @@ def run(
     _claim(config, overwrite)
     session = Recipe(config, path.parent, overwrite)
     for stage in STAGES:
-        if getattr(config, stage) is not None:
+        if config.runs(stage):
             session.stage(stage)
     summary = write_summary(config, session.results)
     return RunResult(config.output, summary, session.results)
@@ -146,15 +147,15 @@ class Recipe:
     @property
     def trained(self) -> Path:
         """The folder of the trained policy."""
-        return train_configs(self.config)[-1].output
+        return train_configs(self.config, self.beside)[-1].output
 
     def _inputs(self, name: str) -> dict[str, str]:
         """Hashes of everything a stage depends on: its configuration and its files."""
         config = self.config
         files: dict[str, list[Path]] = {
-            "generate": _existing(source_path(config.generate.prompts, self.beside)),
+            "generate": _existing(source_path(config.generate.prompts, self.beside)) if config.generate else [],
             "pairs": [*([self.judged] if config.judge else []), *([self.revised_pairs] if config.revise else [])],
-            "train": [self.preferences],
+            "train": [self.preferences] if config.generate else [],
             "evaluate": [],
         }
         if name == "revise" and config.revise is not None:
@@ -169,7 +170,9 @@ class Recipe:
                 *sorted(self.trained.glob("*.safetensors")),
             ]
         if name == "train":
-            stages = [stage.model_dump(mode="json") for stage in train_configs(config)]
+            configs = train_configs(config, self.beside)
+            files["train"] += [file for stage in configs if isinstance(stage, OnlineConfig) for file in _read_by(stage)]
+            stages = [stage.model_dump(mode="json") for stage in configs]
             hashes = {"configuration": content_hash(config.model, *stages)}
         else:
             hashes = {"configuration": content_hash(config.model, getattr(config, name).model_dump(mode="json"))}
@@ -179,6 +182,7 @@ class Recipe:
         from rlaif.generation import generate
 
         stage = self.config.generate
+        assert stage is not None
         made = generate(
             source_path(stage.prompts, self.beside),
             self.config.engine.config(self.config.model),
@@ -267,7 +271,7 @@ class Recipe:
         from rlaif.training.run import train
 
         stages = []
-        for config in train_configs(self.config):
+        for config in train_configs(self.config, self.beside):
             done = train(config, overwrite=over and config.output.exists())
             stages.append({"method": config.method, "folder": str(config.output), **_told(done)})
         return {**stages[-1], "stages": stages}
@@ -348,6 +352,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _judge_name(name: str, beside: Path) -> str:
     return str(resources.find("judges", name, beside))
+
+
+def _read_by(config: OnlineConfig) -> list[Path]:
+    """The files that an online stage reads: its prompts, its judges and their baselines."""
+    sources = (*config.rewards, *config.watch)
+    judges = [file for source in sources for file in _judge_files(source.judge, Path())]
+    baselines = [Path(source.baseline) for source in sources if source.baseline and Path(source.baseline).is_file()]
+    return [*_existing(str(config.data)), *judges, *baselines]
 
 
 def _judge_files(name: str, beside: Path) -> list[Path]:

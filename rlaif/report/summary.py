@@ -23,7 +23,7 @@ def write_summary(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> 
     parts = [
         f"# {config.name}",
         f"{config.description}\n\nModel: `{config.model}`" if config.description else f"Model: `{config.model}`",
-        _data_section(stages),
+        _data_section(stages) if "pairs" in stages else "",
         _judge_section(stages["judge"]) if "judge" in stages else "",
         _train_section(stages["train"]),
     ]
@@ -88,7 +88,18 @@ def _train_section(trained: dict[str, Any]) -> str:
 def _stage(trained: dict[str, Any]) -> str:
     curve = read_metrics(Path(trained["folder"]) / METRICS_FILE)
     rows = [["", "first step", "last step"]]
-    for key in ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"):
+    for key in (
+        "loss",
+        "reward",
+        "kl",
+        "eval/reward",
+        "eval/relevance",
+        "completions/mean_length",
+        "rewards/accuracies",
+        "rewards/margins",
+        "rewards/chosen",
+        "rewards/rejected",
+    ):
         values = [row[key] for row in curve if key in row]
         if values:
             rows.append([key, f"{values[0]:.4f}", f"{values[-1]:.4f}"])
@@ -108,11 +119,11 @@ def _evaluate_section(result: Evaluation) -> str:
 def _files_section(config: "RecipeConfig", stages: dict[str, dict[str, Any]]) -> str:
     folder = config.output
     listed = {
-        "responses": folder / "generate" / "responses.jsonl",
+        **({"responses": folder / "generate" / "responses.jsonl"} if config.generate else {}),
         **({"revisions": folder / "revise" / "revised.jsonl"} if config.revise else {}),
         **({"votes": folder / "judge" / "judged.jsonl.d" / "judgments.jsonl"} if config.judge else {}),
         **({"verdicts": folder / "judge" / "judged.jsonl"} if config.judge else {}),
-        "preference pairs": folder / "pairs" / "preferences.jsonl",
+        **({"preference pairs": folder / "pairs" / "preferences.jsonl"} if config.generate else {}),
         "trained policy": Path(stages["train"]["folder"]),
         "metrics of the training": Path(stages["train"]["folder"]) / METRICS_FILE,
     }
