@@ -71,7 +71,7 @@ def writing_request(judge: LLMJudge, prompt: Prompt, endpoint: str | None) -> Re
     assert judge.writer is not None
     how = judge.writer.config
     shown = shown_data(
-        prompt, {}, fences=judge.config.fences, escape=judge.config.escape_control_tokens, model=judge.model
+        prompt, {}, fences=judge.config.fences, escape=judge.config.escape_control_tokens, model=judge.reader
     )
     text = judge.writer.template.render(
         {**shown, "fences": judge.config.fences, "most": how.most}, row=f"prompt {prompt.id}"

@@ -43,10 +43,17 @@ class LLMJudge:
     """How its model is asked for a prompt's checklist."""
     written: Mapping[str, tuple[ChecklistItem, ...]] = field(default_factory=dict, compare=False)
     """The items that were written, by prompt id."""
+    read_by: str = ""
+    """The model folder whose tokenizer reads the prompts, where the model's name is not that of one."""
 
     @property
     def model(self) -> str:
         return self.engine.model
+
+    @property
+    def reader(self) -> str:
+        """Whose control tokens are escaped."""
+        return self.read_by or self.engine.model
 
     @property
     def is_pairwise(self) -> bool:

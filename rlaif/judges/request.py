@@ -75,7 +75,7 @@ def _shown_data(judge: LLMJudge, shown: tuple[Response, ...]) -> dict[str, Any]:
         _responses(judge, shown),
         fences=judge.config.fences,
         escape=judge.config.escape_control_tokens,
-        model=judge.model,
+        model=judge.reader,
     )
     if judge.is_listwise:
         labels = judge.config.offer(len(shown)).labels
@@ -97,7 +97,7 @@ def _defended(judge: LLMJudge, value: Any) -> Any:
         value,
         fences=judge.config.fences,
         escape=judge.config.escape_control_tokens,
-        own=own_control_tokens(judge.engine.model),
+        own=own_control_tokens(judge.reader),
     )
 
 

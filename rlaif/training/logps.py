@@ -305,6 +305,19 @@ def patch_forward(model: Any) -> None:
     model.unpatched_forward = original
 
 
+@contextlib.contextmanager
+def unpatched(model: Any) -> Iterator[None]:
+    """Within it a patched model (or the base of an adapter) has the library's own forward, whose parameters `generate` looks
+    at: whether it takes positions, and how many logits it is to compute."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    patched = inner.forward
+    inner.forward = inner.unpatched_forward
+    try:
+        yield
+    finally:
+        inner.forward = patched
+
+
 def patch_reward_forward(model: Any) -> None:
     """Gives a sequence classifier with one label the keyword `completion_ends`: (C,) indexes into the flattened
     positions of each completion's last token. With it the forward returns their scores, {"rewards": (C,)}, in at least

@@ -1,8 +1,8 @@
 """The judges of an online run, as its configuration names them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError
 from rlaif.judges.family import shared_families
 from rlaif.progress import say
@@ -11,8 +11,13 @@ from rlaif.training.config.rewards import POLICY, RewardSourceConfig
 from rlaif.training.online.rewards import RewardSources
 from rlaif.training.ranks import rank
 
+if TYPE_CHECKING:
+    from rlaif.training.online.policy_engine import PolicyEngine
 
-def reward_sources(config: OnlineConfig, policy: Engine | None = None) -> tuple[RewardSources, RewardSources | None]:
+
+def reward_sources(
+    config: OnlineConfig, policy: "PolicyEngine | None" = None
+) -> tuple[RewardSources, RewardSources | None]:
     """The judges of a run's rewards, and those that watch. policy: answers for those whose model it is. Raises ConfigError if
     there are none, or one can not be what it is named for."""
     if not config.rewards:
@@ -33,6 +38,11 @@ def reward_sources(config: OnlineConfig, policy: Engine | None = None) -> tuple[
         if shared := sorted(set(sources.names) & set(watch.names)):
             raise ConfigError(f"watch: '{shared[0]}' is the name of a reward too; give one of them another (name: ...)")
     asked = [judge for each in (sources, watch) if each is not None for judge in each.judges]
+    if config.judge_model is not None and not any(judge.engine.model == config.judge_model.model for judge in asked):
+        raise ConfigError(
+            f"judge_model: no judge asks {config.judge_model.model}: they are programs, or name a model of their own; leave it "
+            "out, or name another judge"
+        )
     own = [judge.name for judge in asked if judge.engine.model == POLICY]
     if own and config.rollouts.engine != "transformers":
         raise ConfigError(

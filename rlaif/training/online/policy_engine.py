@@ -7,6 +7,7 @@ from typing import Any
 from rlaif.chat import stop_token_ids
 from rlaif.engines.transformers import Answer, Row, TransformersEngine
 from rlaif.training.config.rewards import POLICY
+from rlaif.training.logps import unpatched
 from rlaif.training.online.decode import as_written, evaluating
 
 
@@ -17,11 +18,17 @@ class PolicyEngine(TransformersEngine):
         self,
         model: Any,
         tokenizer: Any,
+        start: str,
         turn: AbstractContextManager[Any],
         context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        """turn: is held while it computes, here and in whatever else uses it. context: in which it computes, as autocast."""
-        super().__init__(POLICY)
+        """start: the model that the policy started from. turn: is held while it computes, here and in whatever else uses it.
+        context: in which it computes, as autocast."""
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        super().__init__(
+            POLICY, batch_size=1 if on_cpu else 32
+        )  # rounding hangs on what is in a batch, and that on time
+        self.start = start
         self._lm, self._tokenizer = model, tokenizer
         self._stops = stop_token_ids(tokenizer, model.generation_config)
         self._turn, self._computing = turn, context
@@ -33,5 +40,5 @@ class PolicyEngine(TransformersEngine):
         """Nothing: it goes on being trained."""
 
     def _answer(self, batch: list[Row]) -> list[Answer]:
-        with self._turn, evaluating(self._lm), as_written(self._lm), self._computing():
+        with self._turn, unpatched(self._lm), evaluating(self._lm), as_written(self._lm), self._computing():
             return super()._answer(batch)

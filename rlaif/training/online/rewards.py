@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rlaif.engines import EngineConfig, Task, make_engine
 from rlaif.engines.base import Engine
@@ -34,6 +34,9 @@ from rlaif.training.online.groups import Group
 from rlaif.training.online.source import Source
 from rlaif.training.online.values import Scored
 from rlaif.types import Response
+
+if TYPE_CHECKING:
+    from rlaif.training.online.policy_engine import PolicyEngine
 
 __all__ = ["RewardSources", "Scored"]
 
@@ -54,7 +57,7 @@ class RewardSources:
         judge_model: EngineConfig | None = None,
         patience_minutes: float = 10,
         engines: Mapping[str, Engine] | None = None,
-        policy: Engine | None = None,
+        policy: "PolicyEngine | None" = None,
     ) -> None:
         """Loads all judges. Raises ConfigError for whatever is wrong in them, before anything is trained.
 
@@ -65,7 +68,7 @@ class RewardSources:
         self._policy = policy
         self._engines: dict[str, KeptOpen] = {}
         given = {name: self._kept(f"given {id(engine)}", engine) for name, engine in (engines or {}).items()}
-        loaded = [(config, _load(config, judge_model)) for config in configs]
+        loaded = [(config, _read_by(_load(config, judge_model), policy)) for config in configs]
         self._sources = [
             Source(
                 name=config.name or ensemble.name,
@@ -184,6 +187,17 @@ def _load(config: RewardSourceConfig, judge_model: EngineConfig | None) -> Ensem
             "source itself a negative weight to make a penalty of it"
         )
     return replace(ensemble, comparisons=None)
+
+
+def _read_by(ensemble: Ensemble, policy: "PolicyEngine | None") -> Ensemble:
+    """The ensemble, its judges knowing whose tokenizer reads what the policy is asked."""
+    if policy is None:
+        return ensemble
+    judges = tuple(
+        replace(judge, read_by=policy.start) if isinstance(judge, LLMJudge) and judge.engine.model == POLICY else judge
+        for judge in ensemble.judges
+    )
+    return replace(ensemble, judges=judges)
 
 
 def _comparisons(config: RewardSourceConfig, ensemble: Ensemble) -> GroupComparisons | None:

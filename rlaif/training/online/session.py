@@ -78,7 +78,7 @@ def opened_trainer(
             plan = replace(plan, plain_because=critic.plan.plain_because)
 
     turn = threading.Lock()
-    judging = PolicyEngine(policy.model, tokenizer, turn, lambda: autocast(policy, device))
+    judging = PolicyEngine(policy.model, tokenizer, config.model, turn, lambda: autocast(policy, device))
     sources, watch = reward_sources(config, judging)
     tell_of_judges(config, sources, watch)
     sampler = _sampler(config, policy, reference, device, turn, stops, rows.rows[trained[0]].prompt)

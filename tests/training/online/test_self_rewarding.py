@@ -77,6 +77,20 @@ def test_its_rewards_are_those_of_its_present_weights(self_config: Any, tmp_path
     assert found[0] != pytest.approx(found[1], abs=1e-3)
 
 
+def test_control_tokens_of_the_policy_are_escaped(self_config: Any, model_folder: Path) -> None:
+    """A response can not end its turn in the judge's prompt, although the judge's model is called policy."""
+    from dataclasses import replace
+
+    from rlaif.judges.defences import own_control_tokens
+
+    own = own_control_tokens(str(model_folder))
+    assert "<|im_end|>" in own
+    with trainer_of(self_config()) as trainer:
+        (judge,) = trainer.rollouts.sources.judges
+        assert own_control_tokens(judge.reader) == own
+        assert own_control_tokens(replace(judge, read_by="").reader) == ()
+
+
 @pytest.mark.parametrize("method", ["grpo", "online-dpo"])
 def test_a_run_judges_itself_and_says_so(self_config: Any, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = self_config(method=method)
@@ -100,5 +114,7 @@ def test_a_server_s_rollouts_and_reward_models_are_refused(self_config: Any) -> 
     server = {"engine": "server", "base_url": "http://localhost:1/v1"}
     with pytest.raises(ConfigError, match=r"its model is the policy itself.*use rollouts\.engine: transformers"):
         train(self_config(rollouts=server))
+    with pytest.raises(ConfigError, match="judge_model: no judge asks policy: they are programs"):
+        train(self_config(rewards="valid-json"))
     with pytest.raises(ConfigError, match="is no reward model"):
         train(self_config(rewards=[{"judge": "reward", "model": "policy"}]))
