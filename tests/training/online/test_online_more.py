@@ -166,7 +166,7 @@ REFUSED = [
     ("grpo", {"reference": "cached"}, "the responses are new in every step"),
     ("grpo", {"reference": "none", "beta": 0.1}, "reference: none leaves nothing to hold the policy to"),
     ("grpo", {"rollouts": {"engine": "server"}}, "server needs rollouts.base_url"),
-    ("grpo", {"rollouts": {"ahead": True}}, "the model that is trained can not sample while it learns"),
+    ("grpo", {"rollouts": {"ahead": True}}, "what is in this process can not sample while the policy learns"),
     ("grpo", {"rollouts": {"base_url": "http://x/v1"}}, "belongs to rollouts.engine: server"),
     ("grpo", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}, "full": True}, "takes an adapter after each step"),
     ("grpo", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}, "lora": {"dora": True}}, "vLLM serves no DoRA"),
