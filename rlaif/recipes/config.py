@@ -269,6 +269,13 @@ def _check_sources(config: RecipeConfig, stages: Sequence["TrainConfig"]) -> Non
             f"{online[0].method} answers prompts itself, and no stage learns from the recipe's pairs; name 'prompts' in place "
             "of generate, judge and pairs"
         )
+    cut = [
+        key for key in ("limit", "system") if config.generate is not None and getattr(config.generate, key) is not None
+    ]
+    if online and config.prompts is None and cut:
+        raise ConfigError(
+            f"generate.{cut[0]} is not applied to the prompts of {online[0].method}; name its prompts under 'prompts'"
+        )
     if config.prompts is not None and not online:
         raise ConfigError("no stage is online, so 'prompts' is not used; leave it out (generate has its own)")
 

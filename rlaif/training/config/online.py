@@ -490,6 +490,8 @@ class XpoConfig(OnlineDpoConfig):
     @model_validator(mode="after")
     def _samples_here(self) -> "XpoConfig":
         _refuse_vllm(self, "the reference answers too")
+        if self.reference == "none":
+            raise ValueError("reference: none is impossible: xpo answers against it; use reference: auto")
         return self
 
     @property

@@ -276,10 +276,10 @@ def adapted_beta(beta: float, kl: float, target: float, *, responses: int, horiz
     """The KL weight after a rollout of so many responses whose KL divergence was kl (Ziegler et al. 2019, arXiv 1909.08593,
     section 2.2, as in its authors' code).
 
-        beta (1 + clamp(kl / target - 1, -0.2, 0.2) responses / horizon)
+        beta (1 + clamp(kl / target - 1, -0.2, 0.2) min(responses / horizon, 1))
 
     kl and target in one unit, target > 0. Known cases: kl = target changes nothing; kl far above raises beta by 20 % in
-    horizon responses. No departure.
+    horizon responses. Departure: the bound of 1, without which many responses would turn beta negative.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * responses / horizon)
+    return beta * (1 + error * min(responses / horizon, 1))

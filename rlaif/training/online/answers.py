@@ -72,11 +72,18 @@ class RewardRecord(JournalRecord):
 
 
 def response_of(
-    prompt: Prompt, position: int, number: int, record: SampledRecord, model: str, sampling: Sampling, engine: str
+    prompt: Prompt,
+    position: int,
+    number: int,
+    record: SampledRecord,
+    model: str,
+    sampling: Sampling,
+    engine: str,
+    step: int,
 ) -> Response:
-    """A sampled response as judges see it. Its id is of this very response: another text has another."""
+    """A sampled response as judges see it. Its id is of this very response: another text, or policy, has another."""
     return Response(
-        id=content_hash(prompt.id, position, number, record.ids),
+        id=content_hash(prompt.id, position, number, record.ids, step),
         prompt=prompt,
         sample_index=number,
         messages=({"role": "assistant", "content": record.text},),

@@ -43,6 +43,11 @@ def reward_sources(
             f"judge_model: no judge asks {config.judge_model.model}: they are programs, or name a model of their own; leave it "
             "out, or name another judge"
         )
+    if watch is not None and (same := [judge.name for judge in watch.judges if judge.engine.model == POLICY]):
+        raise ConfigError(
+            f"watch: '{same[0]}' would be the policy itself, which shows nothing of how it judges itself; name another model "
+            "there (model: ...)"
+        )
     own = [judge.name for judge in asked if judge.engine.model == POLICY]
     if own and config.rollouts.engine != "transformers":
         raise ConfigError(

@@ -1,5 +1,6 @@
 """From rewarded groups to the rows of optimiser steps: advantages of each token, and how much each weighs in its step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -80,7 +81,13 @@ def labelled_rows(rows: Sequence[SampledRow], config: OnlineConfig) -> list[Samp
     labelled = []
     for members in _by_group(rows, config):
         mean = sum(reward for reward, _ in members) / len(members)
-        labelled += [replace(row, label=reward > mean, sampled=None) for reward, row in members if reward != mean]
+        labelled += [
+            replace(row, label=reward > mean, sampled=None)
+            for reward, row in members
+            if not math.isclose(
+                reward, mean, rel_tol=1e-9, abs_tol=1e-9
+            )  # equal ones have a mean that is off by a rounding
+        ]
     return labelled
 
 

@@ -245,7 +245,9 @@ class Rollouts:
         assert record is not None
         prompt = self.rows.prompt(self.rows.rows[index])
         return [
-            response_of(prompt, position, number, one, self.config.model, self._sampling, self._engine_name)
+            response_of(
+                prompt, position, number, one, self.config.model, self._sampling, self._engine_name, record.policy_step
+            )
             for number, one in enumerate(record.responses)
         ]
 

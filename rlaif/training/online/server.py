@@ -89,6 +89,7 @@ class ServerSampler(Sampler):
             await self.server.unload(one)
             self._held.remove(one)
             shutil.rmtree(self.settings.folder / one)
+        await self.server.rest()  # a rollout that is in the journal already is not sampled
 
     async def close(self) -> None:
         """Unloads what is loaded, as far as the server answers: the next start of the run removes what is left there."""

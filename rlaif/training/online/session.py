@@ -130,9 +130,9 @@ def _sampler(
         other = decoder(reference.model, lambda: autocast(policy, device))
     else:
         other = decoder(policy.model, lambda: _without_adapter(policy, device))
-    return LocalSampler(
-        own, MixtureDecoder(own, other, share=config.mixture) if isinstance(config, NashMdConfig) else other
-    )
+    if isinstance(config, NashMdConfig):
+        other = MixtureDecoder(own, other, share=config.mixture)
+    return LocalSampler(own, other, turn)
 
 
 @contextmanager

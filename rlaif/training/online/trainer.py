@@ -115,14 +115,14 @@ class OnlineTrainer(PolicyTrainer):
             self._roll(model, number)
             self._time("rollout", started)
             started = time.perf_counter()
+        if self.critic is not None:
+            self.critic.forget_gradients()
         chosen = [self.sampled[index] for index in self.parts[part]]
         if not chosen:
             say(f"step {step + 1}: no response can be learnt from (see masked in metrics.jsonl)")
             return torch.zeros((), device=self.args.device)
         self.learner.begin_step(chosen, self.sampled)
         self.rows = chosen
-        if self.critic is not None:
-            self.critic.forget_gradients()
         loss = self.learn(model, range(len(chosen)))
         if self.critic is not None:
             self.critic.exchange_gradients()

@@ -52,6 +52,8 @@ class VllmHere:
     async def rest(self) -> None:
         """Gives the GPU's memory back until it is woken: weights wait in the memory of the CPU."""
         if self._sleeps and self._llm is not None and not self._is_asleep:
+            if self._llm.errored:
+                return  # what stopped it is told by who was asking
             await self._llm.sleep(level=1)
             self._is_asleep = True
 

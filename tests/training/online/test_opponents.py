@@ -11,7 +11,7 @@ from test_online_step import exact_model as exact_model
 from test_online_step import plain_logps, trainer_of
 
 from rlaif.errors import ConfigError
-from rlaif.training import train
+from rlaif.training import load_preset, train
 from rlaif.training.checkpoints import read_metrics
 from rlaif.training.logps import adapter_off
 from rlaif.training.objectives.opponents import preference
@@ -192,3 +192,16 @@ def test_preferences() -> None:
 def test_what_can_not_be_is_refused(online_config: Any, method: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         online_config(method=method, **({"group_size": 2} | changes))
+
+
+def test_equal_rewards_are_no_labels_whatever_their_rounding() -> None:
+    """The mean of seven times 0.7 is not 0.7 in floating point."""
+    from rlaif.training.online.answers import Answer
+    from rlaif.training.online.learning import SampledRow, labelled_rows
+    from rlaif.training.online.samples import Sampled
+    from rlaif.training.rows import Completion
+
+    config = load_preset("online-kto", model="m", data="d", output="o", rewards="valid-json", group_size=7)
+    answers = [Answer(str(n), "", Sampled((1,), (0.0,), True), {}, {}, 0.7) for n in range(7)]
+    rows = [SampledRow(one.id, (1,), (Completion((1,)),), group=0, answer=one) for one in answers]
+    assert labelled_rows(rows, config) == []

@@ -13,6 +13,7 @@ from rlaif.models import load_trained_reward_model
 from rlaif.training import train
 from rlaif.training.checkpoints import read_metrics
 from rlaif.training.online.learning import SampledRow
+from rlaif.training.online.rollouts import Rollout
 
 
 def shaken(critic: Any) -> None:
@@ -153,3 +154,15 @@ def test_a_critic_of_other_tokens_is_refused(online_config: Any, tmp_path: Path)
 def test_what_can_not_be_is_refused(online_config: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         online_config(method="ppo", **changes)
+
+
+def test_a_step_without_rows_leaves_the_critic_alone(online_config: Any) -> None:
+    """Trainer forgets the gradients of the policy only: a former step's must not be applied to the critic once more."""
+    config = online_config(method="ppo", passes=1)
+    with trainer_of(config) as trainer:
+        trainer.training_step(trainer.model, {})
+        assert any(weight.grad is not None for weight in trainer.critic.parameters)
+        trainer.rollouts.collect = lambda cursor: Rollout((), cursor)
+        trainer.state.global_step = 1
+        trainer.training_step(trainer.model, {})
+        assert all(weight.grad is None for weight in trainer.critic.parameters)
