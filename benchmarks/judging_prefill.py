@@ -173,7 +173,7 @@ async def _with_vllm(options: argparse.Namespace) -> None:
         names = iter(range(10**9))
 
         async def answer(ids: list[int]) -> None:
-            async for _ in engine._llm.generate({"prompt_token_ids": ids}, one_token, f"bare-{next(names)}"):
+            async for _ in engine._process.llm.generate({"prompt_token_ids": ids}, one_token, f"bare-{next(names)}"):
                 pass
 
         async def prefill() -> None:
@@ -181,13 +181,13 @@ async def _with_vllm(options: argparse.Namespace) -> None:
                 pass
 
         async def forget() -> None:
-            assert await engine._llm.reset_prefix_cache(), "vLLM did not reset its prefix cache"
+            assert await engine._process.llm.reset_prefix_cache(), "vLLM did not reset its prefix cache"
 
         if options.only_hit_rates:
             print(f"{len(asked)} requests, {sum(map(len, prompts)):,} prompt tokens, {options.concurrency} at a time")
             await _hit_rates(engine, asked, forget)
             return
-        where = f"vLLM, {str(engine._llm.model_config.dtype).removeprefix('torch.')}"
+        where = f"vLLM, {str(engine._process.llm.model_config.dtype).removeprefix('torch.')}"
         await _compare(where, engine, asked, prompts, prefill, forget, options)
         await _hit_rates(engine, asked, forget)
 

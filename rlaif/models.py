@@ -42,14 +42,6 @@ def is_reward_model(name: str) -> bool:
     return any(str(kind).endswith("ForSequenceClassification") for kind in architectures or [])
 
 
-def has_reward_head(name: str) -> bool:
-    """Whether a model (or an adapter on it) is a sequence classifier, whose head is not drawn at random when it is loaded."""
-    if adapter_base(name) is not None:
-        return _adapts_classifier(name)
-    names = [] if name.endswith(".gguf") else load_config(name).architectures or []
-    return any(str(one).endswith("ForSequenceClassification") for one in names)
-
-
 def _adapts_classifier(adapter: str) -> bool:
     settings = json.loads((Path(adapter) / ADAPTER_FILE).read_text(encoding="utf-8"))
     return bool(settings.get("task_type") == "SEQ_CLS")

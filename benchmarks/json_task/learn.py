@@ -54,15 +54,18 @@ def _row(method: str, model: str, output: Path) -> str:
         method, model=model, data=HERE / "prompts.jsonl", output=folder, rewards=judge, **(COMMON | SETTINGS[method])
     )
     started = time.perf_counter()
-    train(config)
+    train(config, overwrite=True)  # a run that is continued has no time of its own
     seconds = time.perf_counter() - started
     write_curve(folder / "metrics.jsonl", output / "curves" / f"{method}.jsonl")
     sampling = Sampling(temperature=0.7, max_tokens=48)
     found = evaluate(
-        str(folder), model, HERE / "held_out.jsonl", judge, n=2, sampling=sampling, output=output / f"{method}-eval"
-    )
+        str(folder), model, HERE / "held_out.jsonl", judge, n=2, sampling=sampling, output=output / f"{method}-eval",
+        overwrite=True,
+    )  # fmt: skip
     before, after = found.baseline, found.policy
-    kept = (after.relevance or 0.0) / before.relevance if before.relevance else float("nan")
+    assert before.relevance is not None  # the base is a local model
+    assert after.relevance is not None
+    kept = after.relevance / before.relevance
     tokens = f"{before.mean_tokens:.1f} to {after.mean_tokens:.1f}"
     relevance = f"{before.relevance:.3f} | {after.relevance:.3f} | {kept:.0%}"
     return f"| `{method}` | {seconds:.0f} | {_rate(before)} | {_rate(after)} | {tokens} | {relevance} |"

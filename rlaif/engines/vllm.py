@@ -61,8 +61,7 @@ class VllmEngine(Engine):
         self.max_model_len = max_model_len
         self.concurrency = concurrency
         self.engine_args = engine_args or {}
-        self._llm: Any = None
-        self._guard: ProcessGuard | None = None
+        self._process: VllmProcess | None = None
         self._tokenizer: Any = None
         self._adapter: Any = None
         self._stops: list[int] = []
@@ -73,7 +72,7 @@ class VllmEngine(Engine):
         return Capabilities(choice_constraint=True, choice_probabilities=True, context_tokens=self._context())
 
     def _context(self) -> int | None:
-        return int(self._llm.model_config.max_model_len) if self._llm is not None else self.max_model_len
+        return self._process.context if self._process is not None else self.max_model_len
 
     async def open(self) -> None:
         device = vllm_device()
@@ -85,28 +84,16 @@ class VllmEngine(Engine):
         self._tokenizer = load_tokenizer(self.model)
         self._stops = sorted(chat.stop_token_ids(self._tokenizer, _generation_config(base or self.model)))
         arguments = self._arguments(base or self.model, device, is_adapter=base is not None)
-        self._guard = ProcessGuard()
-        try:
-            with self._guard:
-                self._llm = start_vllm(arguments)
-        except BaseException:
-            await self.close()
-            raise
+        self._process = VllmProcess(arguments)
         if base is not None:
             from vllm.lora.request import LoRARequest
 
             self._adapter = LoRARequest("adapter", 1, str(Path(self.model).resolve()))
 
     async def close(self) -> None:
-        llm, self._llm, self._tokenizer, self._adapter = self._llm, None, None, None
-        guard, self._guard = self._guard, None
-        try:
-            if llm is not None:
-                llm.shutdown()
-        finally:
-            if guard is not None:
-                guard.end()
-        multiprocessing.active_children()  # reaps vLLM's process, which has ended
+        process, self._process, self._tokenizer, self._adapter = self._process, None, None, None
+        if process is not None:
+            process.end()
 
     def _arguments(self, model: str, device: str, *, is_adapter: bool) -> dict[str, Any]:
         """The arguments of AsyncEngineArgs: ours, then the user's."""
@@ -142,7 +129,8 @@ class VllmEngine(Engine):
     async def _sample(self, request: Request, ids: list[int], index: int) -> Sample:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        stream = self._llm.generate(
+        assert self._process is not None
+        stream = self._process.llm.generate(
             {"prompt_token_ids": ids},
             self._sampling(request, index),
             f"rlaif-{next(self._ids)}",
@@ -272,7 +260,36 @@ def vllm_arguments(model: str, dtype: str, max_model_len: int | None, device: st
     return arguments
 
 
-def start_vllm(arguments: dict[str, Any]) -> Any:
+class VllmProcess:
+    """vLLM's asynchronous engine, `llm`, whose process lives until `end`, and no longer than this one."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        """arguments: of AsyncEngineArgs. Raises ConfigError for unknown ones, EngineError if vLLM can not start."""
+        self.llm: Any = None
+        self._guard = ProcessGuard()
+        try:
+            with self._guard:
+                self.llm = _start(arguments)
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt with its answer."""
+        return int(self.llm.model_config.max_model_len)
+
+    def end(self) -> None:
+        llm, self.llm = self.llm, None
+        try:
+            if llm is not None:
+                llm.shutdown()
+        finally:
+            self._guard.end()
+        multiprocessing.active_children()  # reaps vLLM's process, which has ended
+
+
+def _start(arguments: dict[str, Any]) -> Any:
     """A running AsyncLLM. Raises ConfigError for unknown arguments, EngineError if vLLM can not start."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM

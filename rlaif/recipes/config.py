@@ -17,7 +17,7 @@ from rlaif.preferences.pairs import Rule
 from rlaif.revision.constitution import draw_principles, load_constitution
 from rlaif.revision.run import MAX_UNUSABLE_SHARE
 from rlaif.training.arguments import check_trainer_keys
-from rlaif.types import Sampling
+from rlaif.types import Messages, Prompt, Sampling
 
 if TYPE_CHECKING:
     from rlaif.training.config import TrainConfig
@@ -290,9 +290,8 @@ def train_configs(config: RecipeConfig, beside: Path) -> list["TrainConfig"]:
         preset = str(keys.pop("preset", keys.get("method", "dpo")))
         folder = config.output / "train"
         name = f"{number}-{keys.get('method', Path(preset).stem)}"
-        keys |= {key: _judges(keys[key], config, beside) for key in ("rewards", "watch") if key in keys}
-        if keys.get("judge_model") == POLICY:
-            keys["judge_model"] = config.model
+        keys |= {key: _judges(keys[key], beside) for key in ("rewards", "watch") if key in keys}
+        keys = _with_model(keys, config.model)
         settled = {
             "model": str(found[-1].output) if found else config.model,
             "data": str(config.output / "pairs" / "preferences.jsonl"),
@@ -311,14 +310,23 @@ def training_prompts(config: RecipeConfig) -> str:
     return config.prompts or (config.generate.prompts if config.generate is not None else "")
 
 
-def _judges(judges: Any, config: RecipeConfig, beside: Path) -> Any:
-    """What stands under rewards or watch: files found beside the recipe, {model} as its name."""
+def _judges(judges: Any, beside: Path) -> Any:
+    """What stands under rewards or watch, its files found beside the recipe."""
     if isinstance(judges, list):
-        return [_judges(judge, config, beside) for judge in judges]
+        return [_judges(judge, beside) for judge in judges]
     if isinstance(judges, dict) and isinstance(judges.get("judge"), str):
-        named = {"model": config.model} if judges.get("model") == POLICY else {}
-        return {**judges, "judge": _judges(judges["judge"], config, beside), **named}
+        named = {"baseline": source_path(judges["baseline"], beside)} if isinstance(judges.get("baseline"), str) else {}
+        return {**judges, "judge": _judges(judges["judge"], beside), **named}
     return str(resources.find("judges", judges, beside)) if isinstance(judges, str) else judges
+
+
+def _with_model(value: Any, model: str) -> Any:
+    """A value of a stage, with the recipe's model in place of {model} wherever it stands alone."""
+    if isinstance(value, dict):
+        return {key: _with_model(item, model) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_model(item, model) for item in value]
+    return model if value == POLICY else value
 
 
 def check_prompts(config: RecipeConfig, beside: Path) -> None:
@@ -329,13 +337,18 @@ def check_prompts(config: RecipeConfig, beside: Path) -> None:
     if config.evaluate is None:
         return
     held_out = read_prompts(source_path(config.evaluate.prompts, beside), system=config.evaluate.system)
-    texts = {prompt.messages for prompt in held_out.prompts}
-    shared = [prompt for found in trained for prompt in found.prompts if prompt.messages in texts]
+    texts = {_asked(prompt) for prompt in held_out.prompts}
+    shared = [prompt for found in trained for prompt in found.prompts if _asked(prompt) in texts]
     if shared:
         raise DataError(
             f"{len(shared)} prompts of evaluate.prompts are also trained on (first: "
             f"'{shared[0].messages[-1].content[:60]}'); held-out prompts must be others"
         )
+
+
+def _asked(prompt: Prompt) -> Messages:
+    """The messages of a prompt but for system prompts, which a stage may have set: the same question is asked without them."""
+    return tuple(message for message in prompt.messages if message.role != "system")
 
 
 def _trained_prompts(config: RecipeConfig, beside: Path) -> PromptSet:

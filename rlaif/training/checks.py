@@ -9,6 +9,7 @@ from rlaif.models import adapter_base, is_reward_model
 from rlaif.progress import say
 from rlaif.training.config import TrainConfig
 from rlaif.training.config.paired import DpoConfig
+from rlaif.training.config.policy_gradient import PolicyGradientConfig
 from rlaif.training.config.single import RewardConfig
 from rlaif.training.config.terms import COUPLED
 from rlaif.training.config.unpaired import ApoUnpairedConfig, BcoConfig, KtoConfig
@@ -43,6 +44,11 @@ def check_rows(config: TrainConfig, rows: Sequence[Row]) -> None:
         _both_classes(config, rows)
     if isinstance(config, DpoConfig) and {term.name for term in config.loss} & COUPLED and config.batch_size < 2:
         raise DataError("loss aot sorts the pairs of a step, so batch_size must be at least 2")
+    if isinstance(config, PolicyGradientConfig) and config.beta and config.idle_kl:
+        say(
+            "kl: k1 as a term of the loss has a gradient of 0 in the mean, so beta holds the policy to nothing; use kl: k3 or "
+            "k2, kl_ratio: true, or kl_in: reward"
+        )
     if isinstance(config, KtoConfig):
         if config.batch_size < 2:
             raise DataError(

@@ -13,7 +13,7 @@ from rlaif.errors import EngineError, TrainError
 from rlaif.models import (
     adapter_base,
     default_device,
-    has_reward_head,
+    is_reward_model,
     load_model,
     load_reward_model,
     load_tokenizer,
@@ -142,6 +142,14 @@ def check_base(name: str) -> None:
         )
 
 
+def check_same_tokens(key: str, name: str, model: str, why: str) -> None:
+    """Raises TrainError if the model that a key names has other tokens than the policy. why: it must have the same."""
+    if name != model and load_tokenizer(name).get_vocab() != load_tokenizer(model).get_vocab():
+        raise TrainError(
+            f"{key}: {name} and the policy {model} have different tokenizers, {why}; name a model of the same family"
+        )
+
+
 @dataclass(frozen=True)
 class _Base:
     """The name by which the new adapter will find its base: absolute where it is a path."""
@@ -168,7 +176,7 @@ def _save_merged(config: TrainConfig, folder_name: str, dtype: str, device: str)
     )
     temporary = folder.with_name("base.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    load = load_reward_model if has_reward_head(config.model) else load_model
+    load = load_reward_model if is_reward_model(config.model) else load_model
     load(config.model, dtype, device).save_pretrained(temporary)
     load_tokenizer(config.model).save_pretrained(temporary)
     os.replace(temporary, folder)

@@ -91,7 +91,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def check_place(config: TrainConfig, *, overwrite: bool = False) -> None:
     """Raises ConfigError if the run would write into a model that it reads, or (overwrite) delete what it reads."""
     output = config.output.resolve()
-    for key in ("model", "reference_model", "init_adapter", "data"):
+    for key in ("model", "reference_model", "init_adapter", "critic_model", "data"):
         name = getattr(config, key, None)
         if name is None or not Path(name).exists():
             continue

@@ -10,7 +10,6 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from rlaif.errors import TrainError
 from rlaif.models import fingerprint as fingerprint_of
 from rlaif.models import load_model, load_tokenizer, mark_reward_tokenizer
 from rlaif.progress import progress, say
@@ -24,7 +23,7 @@ from rlaif.training.forward import checked_plan
 from rlaif.training.logps import patch_forward, set_temperature, temperature_of
 from rlaif.training.masks import AttentionPlan
 from rlaif.training.methods import method_of
-from rlaif.training.policy import Policy, fast_plan, load_policy, save_policy
+from rlaif.training.policy import Policy, check_same_tokens, fast_plan, load_policy, save_policy
 from rlaif.training.quantized import compute_alike
 from rlaif.training.ranks import on_first, rank
 from rlaif.training.reference import (
@@ -163,11 +162,7 @@ def _frozen_model(
     config: ReferenceConfig, name: str, policy: Policy, rows: Sequence[Row], device: torch.device
 ) -> FrozenModel:
     """A second model, frozen. Raises TrainError if its tokens are not the policy's, or its log-probs not its own."""
-    if name != config.model and load_tokenizer(name).get_vocab() != load_tokenizer(config.model).get_vocab():
-        raise TrainError(
-            f"reference_model: {name} and the policy {config.model} have different tokenizers, so their log-probs can "
-            "not be compared; name a reference of the same family"
-        )
+    check_same_tokens("reference_model", name, config.model, "so their log-probs can not be compared")
     first, sharding = next(policy.model.parameters()), requested()
     dtype, start = str(first.dtype).removeprefix("torch."), "cpu" if sharding else str(first.device)
     source, bits = (policy.base, config.quantize) if name == config.model else (name, "none")

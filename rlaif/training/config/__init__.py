@@ -7,16 +7,11 @@ from rlaif import resources
 from rlaif.config import read_yaml, validate
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.training.config.base import DataKind, LoraSettings, ReferenceConfig, TrainConfig, Truncation
-from rlaif.training.config.online import (
-    GrpoConfig,
+from rlaif.training.config.fresh_pairs import (
     NashMdConfig,
     OnlineDpoConfig,
     OnlineKtoConfig,
     OnlineSimpoConfig,
-    PpoConfig,
-    ReinforceConfig,
-    RlooConfig,
-    SpoConfig,
     XpoConfig,
 )
 from rlaif.training.config.paired import (
@@ -30,6 +25,7 @@ from rlaif.training.config.paired import (
     StepDpoConfig,
     TdpoConfig,
 )
+from rlaif.training.config.policy_gradient import GrpoConfig, PpoConfig, ReinforceConfig, RlooConfig, SpoConfig
 from rlaif.training.config.single import RewardConfig, SftConfig
 from rlaif.training.config.unpaired import ApoUnpairedConfig, BcoConfig, KtoConfig
 

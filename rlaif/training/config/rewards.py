@@ -10,8 +10,13 @@ from rlaif.engines import EngineConfig
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$"
 """Names of sources are names of folders, too."""
 POLICY = "policy"
-"""As the model of a judge: the policy itself, with its weights as they are at that moment."""
+"""As the model of a judge, without an endpoint: the policy itself, with its weights as they are at that moment."""
 GroupComparisons = Literal["ring", "all", "baseline"]
+
+
+def is_policy(engine: EngineConfig) -> bool:
+    """Whether the model of a judge is the policy that is trained, and not one that an endpoint serves under this name."""
+    return engine.model == POLICY and not engine.base_url
 
 
 class RewardSourceConfig(Config):

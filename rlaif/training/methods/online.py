@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import PolicyGradientConfig, PpoConfig
+from rlaif.training.config.policy_gradient import PolicyGradientConfig, PpoConfig
 from rlaif.training.methods.base import Counts, Method, Metrics, Scored
 from rlaif.training.objectives.policy_gradient import (
     StepSize,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import NashMdConfig, XpoConfig
+from rlaif.training.config.fresh_pairs import NashMdConfig, XpoConfig
 from rlaif.training.methods.base import Counts, Method, Metrics, Scored, row_metrics, token_metrics
 from rlaif.training.methods.paired import DpoMethod
 from rlaif.training.objectives.opponents import exploration, nash_md

@@ -9,15 +9,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlaif.errors import TrainError
-from rlaif.models import has_reward_head, load_tokenizer, mark_reward_tokenizer
+from rlaif.models import is_reward_model, load_tokenizer, mark_reward_tokenizer
 from rlaif.progress import say
 from rlaif.training.batches import Batch
 from rlaif.training.config import TrainConfig
-from rlaif.training.config.online import OnlineConfig, PpoConfig
+from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.policy_gradient import PpoConfig
 from rlaif.training.config.single import RewardConfig
 from rlaif.training.forward import batch_hidden, batch_values, checked_plan
 from rlaif.training.masks import AttentionPlan
-from rlaif.training.policy import Policy, load_policy, save_policy
+from rlaif.training.policy import Policy, check_same_tokens, load_policy, save_policy
 from rlaif.training.ranks import rank, world_size
 from rlaif.training.rows import Row
 from rlaif.training.sharding import zero_stage
@@ -147,16 +148,13 @@ def open_critic(
     if config.critic == "head":
         return HeadCritic(policy, plan, device)
     name = config.critic_model or policy.base
-    if config.critic_model and load_tokenizer(name).get_vocab() != load_tokenizer(config.model).get_vocab():
-        raise TrainError(
-            f"critic_model: {name} and the policy {config.model} have different tokenizers, and the critic reads the policy's "
-            "tokens; name a model of the same family"
-        )
+    if config.critic_model:
+        check_same_tokens("critic_model", name, config.model, "and the critic reads the policy's tokens")
     settings = RewardConfig(
         model=name, data=config.data, output=config.output / CRITIC_FOLDER, full=config.full, lora=config.lora,
         quantize=config.quantize, dtype=config.dtype, seed=config.seed, compile=config.compile,
     )  # fmt: skip
-    knows = has_reward_head(name)
+    knows = is_reward_model(name)
     say(f"the critic is a second model in memory: {name}" + ("" if knows else ", with values of 0 to begin with"))
     own = load_policy(settings)
     if not knows:

@@ -7,7 +7,7 @@ from rlaif.errors import ConfigError
 from rlaif.judges.family import shared_families
 from rlaif.progress import say
 from rlaif.training.config.online import OnlineConfig
-from rlaif.training.config.rewards import POLICY, RewardSourceConfig
+from rlaif.training.config.rewards import RewardSourceConfig, is_policy
 from rlaif.training.online.rewards import RewardSources
 from rlaif.training.ranks import rank
 
@@ -43,12 +43,12 @@ def reward_sources(
             f"judge_model: no judge asks {config.judge_model.model}: they are programs, or name a model of their own; leave it "
             "out, or name another judge"
         )
-    if watch is not None and (same := [judge.name for judge in watch.judges if judge.engine.model == POLICY]):
+    if watch is not None and (same := [judge.name for judge in watch.judges if is_policy(judge.engine)]):
         raise ConfigError(
             f"watch: '{same[0]}' would be the policy itself, which shows nothing of how it judges itself; name another model "
             "there (model: ...)"
         )
-    own = [judge.name for judge in asked if judge.engine.model == POLICY]
+    own = [judge.name for judge in asked if is_policy(judge.engine)]
     if own and config.rollouts.engine != "transformers":
         raise ConfigError(
             f"{own[0]}: its model is the policy itself, which judges in this process, and rollouts.engine is "
@@ -59,16 +59,12 @@ def reward_sources(
 
 def tell_of_judges(config: OnlineConfig, sources: RewardSources, watch: RewardSources | None) -> None:
     """Says which judges are the policy itself, and which are of its family."""
+    advice = "" if watch else "; set validation and watch, a judge of another model, to see whether it gets better"
     for judge in sources.judges:
-        if judge.engine.model == POLICY:
+        if is_policy(judge.engine):
             say(
                 f"{judge.name}: the policy judges itself. Its judgments change as it learns and favour how it writes, so a "
-                "rising reward alone shows nothing"
-                + (
-                    ""
-                    if watch
-                    else "; set validation and watch, a judge of another model, to see whether it gets better"
-                )
+                f"rising reward alone shows nothing{advice}"
             )
         elif shared := shared_families(judge.model, [config.model]):
             say(

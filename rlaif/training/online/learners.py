@@ -7,14 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import (
-    NashMdConfig,
-    OnlineConfig,
-    OnlineKtoConfig,
-    PolicyGradientConfig,
-    PpoConfig,
-    SpoConfig,
-)
+from rlaif.training.config.fresh_pairs import NashMdConfig, OnlineKtoConfig
+from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.policy_gradient import PolicyGradientConfig, PpoConfig, SpoConfig
 from rlaif.training.methods import Method, method_of
 from rlaif.training.methods.online import PolicyGradientMethod
 from rlaif.training.objectives.policy_gradient import adapted_beta

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlaif.training.config.online import NashMdConfig, OnlineConfig, PolicyGradientConfig, PpoConfig
+from rlaif.training.config.fresh_pairs import NashMdConfig
+from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.policy_gradient import PolicyGradientConfig, PpoConfig
 from rlaif.training.objectives import advantages as formulas
 from rlaif.training.objectives.opponents import preference
 from rlaif.training.objectives.policy_gradient import StepSize, kl_estimate, row_lengths, row_sums
@@ -77,17 +79,13 @@ def pair_rows(rows: Sequence[SampledRow], config: OnlineConfig) -> list[SampledR
 
 
 def labelled_rows(rows: Sequence[SampledRow], config: OnlineConfig) -> list[SampledRow]:
-    """The responses whose reward is not the mean of their group's, as desirable (above it) or undesirable."""
+    """The responses whose reward is not the mean of their group's (but for rounding), as desirable (above it) or
+    undesirable."""
     labelled = []
     for members in _by_group(rows, config):
         mean = sum(reward for reward, _ in members) / len(members)
-        labelled += [
-            replace(row, label=reward > mean, sampled=None)
-            for reward, row in members
-            if not math.isclose(
-                reward, mean, rel_tol=1e-9, abs_tol=1e-9
-            )  # equal ones have a mean that is off by a rounding
-        ]
+        differ = [(reward - mean, row) for reward, row in members if not math.isclose(reward, mean, abs_tol=1e-9)]
+        labelled += [replace(row, label=difference > 0, sampled=None) for difference, row in differ]
     return labelled
 
 

@@ -24,10 +24,9 @@ class PolicyEngine(TransformersEngine):
     ) -> None:
         """start: the model that the policy started from. turn: is held while it computes, here and in whatever else uses it.
         context: in which it computes, as autocast."""
+        # On the CPU one at a time: rounding hangs on what is in a batch, and that on when judgments come to be asked.
         on_cpu = next(model.parameters()).device.type == "cpu"
-        super().__init__(
-            POLICY, batch_size=1 if on_cpu else 32
-        )  # rounding hangs on what is in a batch, and that on time
+        super().__init__(POLICY, batch_size=1 if on_cpu else 32)
         self.start = start
         self._lm, self._tokenizer = model, tokenizer
         self._stops = stop_token_ids(tokenizer, model.generation_config)

@@ -28,7 +28,7 @@ from rlaif.errors import ConfigError
 from rlaif.judges.ensemble import Ensemble, compares, load_ensemble
 from rlaif.judges.judge import LLMJudge
 from rlaif.judges.reward import RewardJudge
-from rlaif.training.config.rewards import POLICY, SAFE_NAME, GroupComparisons, RewardSourceConfig
+from rlaif.training.config.rewards import POLICY, SAFE_NAME, GroupComparisons, RewardSourceConfig, is_policy
 from rlaif.training.online.baselines import load_baseline
 from rlaif.training.online.groups import Group
 from rlaif.training.online.source import Source
@@ -148,11 +148,11 @@ class RewardSources:
 
     def _engine(self, judge: LLMJudge | RewardJudge) -> KeptOpen:
         task: Task = "score" if isinstance(judge, RewardJudge) else "generate"
-        if judge.engine.model == POLICY and task == "score":
+        if is_policy(judge.engine) and task == "score":
             raise ConfigError(
                 f"{judge.name}: the policy writes text and is no reward model; name one, or use another judge"
             )
-        if judge.engine.model == POLICY and self._policy is not None:
+        if is_policy(judge.engine) and self._policy is not None:
             return self._kept(POLICY, self._policy)
         key = f"{task} {judge.engine.model_dump_json()}"
         return self._engines.get(key) or self._kept(key, make_engine(judge.engine, task))
@@ -194,7 +194,7 @@ def _read_by(ensemble: Ensemble, policy: "PolicyEngine | None") -> Ensemble:
     if policy is None:
         return ensemble
     judges = tuple(
-        replace(judge, read_by=policy.start) if isinstance(judge, LLMJudge) and judge.engine.model == POLICY else judge
+        replace(judge, read_by=policy.start) if isinstance(judge, LLMJudge) and is_policy(judge.engine) else judge
         for judge in ensemble.judges
     )
     return replace(ensemble, judges=judges)

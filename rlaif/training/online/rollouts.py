@@ -179,6 +179,7 @@ class Rollouts:
                 async for batch in self.sampler.sample(list(requests.values()), known):
                     fresh = [self._write(request, answers, place, step) for request, answers in batch]
                     judging.append(asyncio.create_task(self._rewarded([key for key in fresh if key], place)))
+            await self.sampler.rest()
             await asyncio.gather(*judging)
         except BaseException:
             for task in judging:

@@ -51,5 +51,8 @@ class Sampler(abc.ABC):
     async def refresh(self, step: int) -> None:  # noqa: B027 - one that uses the weights in place has nothing to do
         """Told that the policy's weights are now those after `step` optimiser steps."""
 
+    async def rest(self) -> None:  # noqa: B027
+        """Told that nothing more is sampled for now: it gives up what the learner can use, until it is asked again."""
+
     async def close(self) -> None:  # noqa: B027
         """Frees what it holds."""

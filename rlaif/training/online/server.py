@@ -89,7 +89,9 @@ class ServerSampler(Sampler):
             await self.server.unload(one)
             self._held.remove(one)
             shutil.rmtree(self.settings.folder / one)
-        await self.server.rest()  # a rollout that is in the journal already is not sampled
+
+    async def rest(self) -> None:
+        await self.server.rest()
 
     async def close(self) -> None:
         """Unloads what is loaded, as far as the server answers: the next start of the run removes what is left there."""
@@ -113,7 +115,6 @@ class ServerSampler(Sampler):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.server.rest()
 
     async def _answers(self, request: SampleRequest) -> tuple[SampleRequest, list[Sampled]]:
         async with self._slots:

@@ -19,7 +19,8 @@ from rlaif.progress import say
 from rlaif.training.arguments import training_arguments
 from rlaif.training.checkpoints import METRICS_FILE
 from rlaif.training.checks import split
-from rlaif.training.config.online import NashMdConfig, OnlineConfig
+from rlaif.training.config.fresh_pairs import NashMdConfig
+from rlaif.training.config.online import OnlineConfig
 from rlaif.training.forward import checked_plan
 from rlaif.training.logps import adapter_off, own_logps
 from rlaif.training.online.background import Background

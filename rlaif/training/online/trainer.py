@@ -15,7 +15,8 @@ from rlaif.errors import OutageError
 from rlaif.progress import say
 from rlaif.training.batches import Batch
 from rlaif.training.checkpoints import checkpoints, cut_metrics, read_metrics, step_of
-from rlaif.training.config.online import OnlineConfig, PpoConfig
+from rlaif.training.config.online import OnlineConfig
+from rlaif.training.config.policy_gradient import PpoConfig
 from rlaif.training.forward import batch_logps
 from rlaif.training.methods import Scored
 from rlaif.training.online.critic import Critic

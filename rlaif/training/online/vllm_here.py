@@ -5,13 +5,13 @@ process of its own, which this one starts and ends.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlaif.engines.guard import ProcessGuard
-from rlaif.engines.vllm import lora_rank, start_vllm, vllm_arguments, vllm_device
-from rlaif.errors import EngineError
+from rlaif.engines.vllm import VllmProcess, lora_rank, vllm_arguments, vllm_device
+from rlaif.errors import EngineError, on_one_line
 from rlaif.progress import say
 from rlaif.training.online.samples import Sampled
 
@@ -35,27 +35,39 @@ class VllmHere:
         awake. engine_args: over all others, of vLLM's AsyncEngineArgs."""
         self.model, self.dtype, self.max_model_len, self.rank = model, dtype, max_model_len, rank
         self.gpu_memory, self.engine_args = gpu_memory, dict(engine_args)
-        self._llm: Any = None
-        self._guard: ProcessGuard | None = None
+        self._process: VllmProcess | None = None
         self._sleeps = self._is_asleep = False
         self._numbers, self._requests = itertools.count(1), itertools.count()
         self._adapters: dict[str, Any] = {}
 
     async def wake(self) -> None:
         """Before it is asked for anything."""
-        if self._llm is None:
-            self._open()
+        if self._process is None:
+            self._process = self._started()
         if self._is_asleep:
-            await self._llm.wake_up()
+            with self._telling("wake"):
+                await self._llm.wake_up()
             self._is_asleep = False
 
     async def rest(self) -> None:
         """Gives the GPU's memory back until it is woken: weights wait in the memory of the CPU."""
-        if self._sleeps and self._llm is not None and not self._is_asleep:
-            if self._llm.errored:
-                return  # what stopped it is told by who was asking
-            await self._llm.sleep(level=1)
+        if self._sleeps and self._process is not None and not self._is_asleep:
+            with self._telling("sleep"):
+                await self._llm.sleep(level=1)
             self._is_asleep = True
+
+    @property
+    def _llm(self) -> Any:
+        assert self._process is not None, "it is woken before it is asked"
+        return self._process.llm
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Turns what its process can fail with into one message. what: it was to do."""
+        try:
+            yield
+        except Exception as error:  # of the engine's process, and by its name alone: EngineDeadError and others
+            raise EngineError(f"{self.shown} does not {what}: {on_one_line(error)}") from None
 
     async def adapters(self) -> list[str]:
         return list(self._adapters)
@@ -66,15 +78,14 @@ class VllmHere:
 
         await self.wake()
         request = LoRARequest(name, next(self._numbers), str(folder.resolve()))
-        try:
+        with self._telling(f"load the adapter {name}"):
             await self._llm.add_lora(request)
-        except Exception as error:  # whatever the engine's process fails with
-            raise EngineError(f"{self.shown} does not load the adapter {name}: {error}") from None
         self._adapters[name] = request
 
     async def unload(self, name: str) -> None:
         if (request := self._adapters.pop(name, None)) is not None:
-            await self._llm.remove_lora(request.lora_int_id)
+            with self._telling(f"unload the adapter {name}"):
+                await self._llm.remove_lora(request.lora_int_id)
 
     async def forget(self, name: str) -> bool:
         return self._adapters.pop(name, None) is not None
@@ -82,7 +93,6 @@ class VllmHere:
     async def complete(self, body: Mapping[str, Any]) -> list[Sampled] | None:
         """The responses to a prompt; None if it does not have the adapter that is asked."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if (adapter := self._adapters.get(str(body["model"]))) is None:
             return None
@@ -95,11 +105,9 @@ class VllmHere:
             {"prompt_token_ids": body["prompt"]}, parameters, f"rollout-{next(self._requests)}", lora_request=adapter
         )
         answer: Any = None
-        try:
+        with self._telling("answer"):
             async for output in stream:
                 answer = output
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise EngineError(f"{self.shown} stopped while answering: {error}") from None
         ordered = sorted(answer.outputs, key=lambda output: int(output.index))
         return [
             Sampled(
@@ -111,16 +119,11 @@ class VllmHere:
         ]
 
     async def close(self) -> None:
-        llm, self._llm = self._llm, None
-        guard, self._guard = self._guard, None
-        try:
-            if llm is not None:
-                llm.shutdown()
-        finally:
-            if guard is not None:
-                guard.end()
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
-    def _open(self) -> None:
+    def _started(self) -> VllmProcess:
         device = vllm_device()
         self._sleeps = device == "cuda"
         arguments: dict[str, Any] = {
@@ -133,6 +136,4 @@ class VllmHere:
         if self._sleeps:
             arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": self.gpu_memory}
         say(f"{self.shown} starts with {self.model}")
-        self._guard = ProcessGuard()
-        with self._guard:
-            self._llm = start_vllm(arguments | self.engine_args)
+        return VllmProcess(arguments | self.engine_args)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.json_task.learn import COMMON, SETTINGS
 from benchmarks.online_our_side import run
 from benchmarks.online_tasks import GROUP, TASKS, GivenGroup, reward_of
 from benchmarks.online_vs_trl import check_agreement
 from benchmarks.stopwatch import Stopwatch
+from rlaif.training import load_preset
 
 FIRST = {"loss": 0.1, "grad_norm": 7.0, "entropy": 5.0, "kl": 2.5, "reward": 0.3}
 LENGTHS = {"completions/min_length": 64, "completions/max_length": 64}
@@ -83,3 +85,10 @@ def test_equal_first_steps_are_compared() -> None:
 def test_unequal_first_steps_are_not_compared(task: str, key: str, value: float) -> None:
     with pytest.raises(AssertionError, match=key):
         check_agreement(TASKS[task], results_with(**{key: value}))
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_the_settings_of_the_learning_task_are_possible(method: str) -> None:
+    config = load_preset(method, model="m", data="d", output="o", rewards="valid-json", **(COMMON | SETTINGS[method]))
+    assert config.trainer["max_steps"] in (24, 40)
+    assert (Path(__file__).parents[3] / "benchmarks/json_task/curves" / f"{method}.jsonl").is_file()

@@ -94,3 +94,40 @@ def test_held_out_prompts_are_not_trained_on(recipe: Callable[..., Path]) -> Non
     evaluate = {"prompts": "prompts.jsonl", "judge": "letters.yaml"}
     with pytest.raises(DataError, match="also trained on"):
         run(recipe(evaluate=evaluate))
+
+
+def test_held_out_prompts_are_told_apart_without_their_system_prompt(recipe: Callable[..., Path]) -> None:
+    from rlaif.errors import DataError
+
+    evaluate = {"prompts": "prompts.jsonl", "judge": "letters.yaml", "system": "Be brief."}
+    with pytest.raises(DataError, match="also trained on"):
+        run(recipe(evaluate=evaluate))
+
+
+def test_the_model_and_files_are_named_wherever_a_stage_may_name_them(
+    recipe: Callable[..., Path], model_folder: Path, tmp_path: Path
+) -> None:
+    from rlaif.recipes.config import train_configs
+
+    (tmp_path / "answers.jsonl").write_text("")
+    rewards = [
+        {"judge": "letters.yaml"},
+        {"judge": "helpful", "engine": {"model": "{model}"}, "comparisons": "baseline", "baseline": "answers.jsonl"},
+    ]
+    config, path = load_recipe(str(recipe(train={**GRPO, "rewards": rewards, "judge_model": {"model": "{model}"}})))
+    (stage,) = train_configs(config, path.parent)
+    assert stage.judge_model.model == str(model_folder)  # type: ignore[attr-defined]
+    assert stage.rewards[1].engine.model == str(model_folder)  # type: ignore[attr-defined]
+    assert stage.rewards[1].baseline == str(tmp_path / "answers.jsonl")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", [{"limit": 2}, {"system": "Be brief."}])
+def test_what_generate_does_to_its_prompts_is_not_dropped_for_online_stages(
+    recipe: Callable[..., Path], key: dict[str, Any]
+) -> None:
+    path = recipe(
+        prompts=None, evaluate=None, generate={"prompts": "prompts.jsonl", **key}, judge={"judge": "letters.yaml"},
+        train=[{"method": "dpo"}, GRPO],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"is not applied to the prompts of grpo; name its prompts under 'prompts'"):
+        load_recipe(str(path))

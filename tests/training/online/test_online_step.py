@@ -156,3 +156,17 @@ def test_identical_responses_are_computed_once_and_count_each(online_config: Any
         assert len(trainer.sampled) == 12
         (step,) = [trainer._plan(range(len(trainer.rows)))]
         assert sum(len(batch.layout.sources) for batch in step.batches) == 4
+
+
+def test_the_sampler_is_told_to_rest_although_the_journal_has_all(online_config: Any) -> None:
+    """What it holds is the learner's after a rollout, in a run that was killed and goes on too."""
+    with trainer_of(online_config()) as trainer:
+        rests: list[int] = []
+
+        async def rest() -> None:
+            rests.append(1)
+
+        trainer.rollouts.sampler.rest = rest
+        first, again = trainer.rollouts.collect(0), trainer.rollouts.collect(0)
+        assert first == again
+        assert len(rests) == 2

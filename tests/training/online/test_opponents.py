@@ -178,9 +178,18 @@ def test_preferences() -> None:
     ("method", "changes", "message"),
     [
         ("xpo", {"group_size": 4}, "group_size"),
-        ("xpo", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}}, "the reference answers too"),
-        ("nash-md", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}}, "the mixture"),
-        ("nash-md", {"reference": "none"}, "nash-md plays against it"),
+        (
+            "xpo",
+            {"rollouts": {"engine": "server", "base_url": "http://x/v1"}},
+            "the opponent has the reference's weights",
+        ),
+        (
+            "nash-md",
+            {"rollouts": {"engine": "server", "base_url": "http://x/v1"}},
+            "the opponent has the reference's weights",
+        ),
+        ("nash-md", {"reference": "none"}, "nash-md answers against it"),
+        ("xpo", {"reference": "none"}, "xpo answers against it"),
         ("nash-md", {"passes": 2}, "leave both at 1"),
         ("nash-md", {"dynamic_sampling": 2}, "learns from equal rewards too"),
         ("online-simpo", {"reference_model": "m"}, "reference_model"),

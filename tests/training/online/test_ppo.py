@@ -166,3 +166,22 @@ def test_a_step_without_rows_leaves_the_critic_alone(online_config: Any) -> None
         trainer.state.global_step = 1
         trainer.training_step(trainer.model, {})
         assert all(weight.grad is None for weight in trainer.critic.parameters)
+
+
+def test_one_response_is_compared_with_the_critic(online_config: Any) -> None:
+    config = online_config(method="ppo", batch_size=1, group_size=1, epochs=0.25)
+    assert train(config).steps == 4
+
+
+def test_the_critic_s_folder_is_not_deleted_by_the_run_that_starts_from_it(online_config: Any, tmp_path: Path) -> None:
+    (tmp_path / "run/critic").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--overwrite would delete .*critic_model"):
+        train(online_config(method="ppo", critic_model=str(tmp_path / "run/critic")), overwrite=True)
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, True), ({"kl_ratio": True}, False), ({"kl": "k3"}, False)])
+def test_a_kl_term_that_holds_nothing_is_said(
+    online_config: Any, more: dict[str, Any], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(online_config(method="ppo", kl_in="loss", epochs=0.5, **more))
+    assert ("beta holds the policy to nothing" in capsys.readouterr().err) == said

@@ -118,3 +118,17 @@ def test_a_server_s_rollouts_and_reward_models_are_refused(self_config: Any) -> 
         train(self_config(rewards="valid-json"))
     with pytest.raises(ConfigError, match="is no reward model"):
         train(self_config(rewards=[{"judge": "reward", "model": "policy"}]))
+
+
+def test_a_model_that_an_endpoint_serves_as_policy_is_not_the_policy(self_config: Any) -> None:
+    served = {"model": "policy", "base_url": "http://localhost:1/v1"}
+    with trainer_of(self_config(judge_model=served)) as trainer:
+        (judge,) = trainer.rollouts.sources.judges
+        assert judge.read_by == ""
+        assert [engine.endpoint for engine in trainer.rollouts.sources._engines.values()] != [None]
+
+
+def test_the_policy_does_not_watch_itself(self_config: Any, rating: Path) -> None:
+    watch = [{"judge": str(rating), "name": "outsider"}]
+    with pytest.raises(ConfigError, match=r"^watch: '.*' would be the policy itself"):
+        train(self_config(watch=watch, validation=0.25))
