@@ -86,7 +86,7 @@ class Watched(ServerSampler):
         """The line of the step whose responses are here, once it is done."""
         moved = self._distance(self.answered[:1])
         seconds, memory = time.perf_counter() - self.started, resident_mb(self.server_pid)
-        listed = len([name for name in await self.server.adapters() if name.startswith("rlaif-")])
+        listed = len([name for name in await self.server.loaded() if name.startswith("rlaif-")])
         print(f"| {self.step} | {self.worst:.1e} | {moved:.1e} | {seconds:.1f} | {memory:.0f} | {listed} |", flush=True)
 
 

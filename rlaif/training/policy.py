@@ -108,6 +108,18 @@ def save_policy(policy: Policy, folder: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
+def save_weights(policy: Policy, folder: Path) -> None:
+    """Writes the weights of a policy without adapter as they are between two steps, in the number format it computes in."""
+    keys: dict[str, Any] = {}
+    if policy.autocast:
+        cast: dict[int, torch.Tensor] = {}  # by storage, so that weights that are one stay one
+        keys["state_dict"] = {
+            name: cast.setdefault(value.data_ptr(), value.to(torch.bfloat16))
+            for name, value in policy.model.state_dict().items()
+        }
+    policy.model.save_pretrained(str(folder), **keys)
+
+
 def fast_plan(model: Any, device: str, *, compiled: bool = False) -> AttentionPlan:
     """Gives a model the fastest layers and attention that it takes for prompt trees on the device it will be on; returns
     how it attends. compiled: the layers are to be compiled, so on the CPU they stay as they are in the library."""

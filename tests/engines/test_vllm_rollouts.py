@@ -1,6 +1,7 @@
-"""Online runs whose rollouts vLLM's real server answers: the adapter of each step, kills, and servers that do not fit.
+"""Online runs whose rollouts vLLM's real server answers, or vLLM in the run: the adapter or the weights of each step, kills,
+and servers that do not fit.
 
-What the server does wrong is scripted in tests/training/online/test_server_rollouts.py.
+What the server does wrong is scripted in tests/training/online/test_server_rollouts.py and test_server_weights.py.
 """
 
 import importlib.util
@@ -27,6 +28,8 @@ pytestmark = [
 ]
 STEPS = 6
 TOLERANCE = 1e-2
+FORMS = {"adapter": [], "weights": ["--full", "--lr", "1e-4"]}
+"""Options of a run that trains an adapter, or all weights."""
 LONG = "Here are the notes of a long day at the harbour: " + "ships, ropes, rain and gulls; " * 20
 """More than the 128 tokens of a block of vLLM's prefix cache on the CPU, which keys it by the adapter's name."""
 
@@ -119,7 +122,7 @@ def test_the_adapter_that_answers_is_the_one_just_trained(
     assert not adapters(url)
     assert not (tmp_path / "run/adapters").exists()
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
-    assert max(line["sampling/adapter_gap"] for line in lines) < TOLERANCE
+    assert max(line["sampling/policy_gap"] for line in lines) < TOLERANCE
     assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < TOLERANCE
 
 
@@ -191,10 +194,12 @@ def test_a_server_that_is_down_is_an_outage(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("form", ["adapter", "weights"])
 def test_vllm_in_the_run_itself_learns_as_a_server_would(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """Started by the run, given each step's adapter, asked at a temperature other than 1, and gone at the end."""
+    """Started by the run, given each step's policy, asked at a temperature other than 1, and gone at the end. The model's head
+    and embeddings are one, and move."""
     from typer.testing import CliRunner
 
     from rlaif.cli import app
@@ -202,28 +207,104 @@ def test_vllm_in_the_run_itself_learns_as_a_server_would(
     from rlaif.training.online import session
     from rlaif.training.online.server import ServerSampler
 
-    found = []
+    ids = tuple(range(500, 508))
+    found, moved = [], []
 
     class Watched(ServerSampler):
         async def refresh(self, step: int) -> None:
             await super().refresh(step)
-            (name,) = await self.server.adapters()
+            (name,) = await self.server.loaded()
             assert name.endswith(f"-{step}")
             there = await self._complete(self._body(self.probe, 2, 8, 7))
             found.append([(one.logps, self._score(self.probe, one.ids)) for one in there])
+            moved.append(list(self._score(self.probe, ids)))
 
     monkeypatch.setattr(session, "ServerSampler", Watched)
-    command = [*arguments, "--temperature", "1.3", "--set", "rollouts={engine: vllm}"]
+    command = [*arguments, "--temperature", "1.3", "--set", "rollouts={engine: vllm}", *FORMS[form]]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert len(found) == STEPS
     for there, here in itertools.chain(*found):
         assert there == pytest.approx(list(here), abs=TOLERANCE)
+    assert max(abs(new - old) for new, old in zip(moved[-1], moved[0], strict=True)) > 2 * TOLERANCE
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
-    assert max(line["sampling/adapter_gap"] for line in lines) < TOLERANCE
+    assert max(line["sampling/policy_gap"] for line in lines) < TOLERANCE
     assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < TOLERANCE
     assert not (tmp_path / "run/adapters").exists()
+    assert not (tmp_path / "run/weights").exists()
     children = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False
     )
     assert "EngineCore" not in children.stdout
+
+
+@pytest.fixture(scope="module")
+def own_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chat model with a head apart from its embeddings, as vLLM on the CPU wants it for new weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("model") / "own-head"
+    shutil.copytree(MODEL, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": False}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights_url(own_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    process, base_url = start_server(str(own_head), log, "--enable-scale-out", variables={"VLLM_SERVER_DEV_MODE": "1"})
+    with stopping(process):
+        wait_until_ready(process, base_url, log)
+        yield base_url
+
+
+def test_the_weights_that_answer_are_those_just_trained(
+    weights_url: str, own_head: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of adapters above. The run is killed once on its way, and at its end the server has its own weights again."""
+    from typer.testing import CliRunner
+
+    from rlaif.cli import app
+    from rlaif.training.checkpoints import read_metrics
+    from rlaif.training.online import session
+    from rlaif.training.online.server import ServerSampler
+
+    ids = tuple(range(500, 508))
+    found: list[tuple[list[float], list[float]]] = []
+
+    class Watched(ServerSampler):
+        async def refresh(self, step: int) -> None:
+            await super().refresh(step)
+            found.append((served_logps(weights_url, "policy", self.probe, ids), list(self._score(self.probe, ids))))
+
+    monkeypatch.setattr(session, "ServerSampler", Watched)
+    command = [str(own_head) if one == str(MODEL) else one for one in arguments]
+    command += [*FORMS["weights"], *by(weights_url)]
+    before = served_logps(weights_url, "policy", (1, 2, 3), ids)
+    assert rlaif(*command, code=KILLED).returncode == -signal.SIGKILL
+    assert max(
+        abs(new - old) for new, old in zip(served_logps(weights_url, "policy", (1, 2, 3), ids), before, strict=True)
+    )
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert len(found) == STEPS - 2
+    for there, here in found:
+        assert there == pytest.approx(here, abs=TOLERANCE)
+    for (earlier, _), (later, _) in itertools.pairwise(found):
+        assert max(abs(new - old) for new, old in zip(later, earlier, strict=True)) > 2 * TOLERANCE
+    assert served_logps(weights_url, "policy", (1, 2, 3), ids) == pytest.approx(before, abs=1e-4)
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert max(line["sampling/policy_gap"] for line in lines) < TOLERANCE
+    assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < TOLERANCE
+
+
+def test_a_server_that_takes_no_weights_is_one_message(url: str, arguments: list[str]) -> None:
+    done = rlaif(*arguments, *FORMS["weights"], *by(url))
+    assert done.returncode == 2, done.stderr
+    assert "VLLM_SERVER_DEV_MODE=1" in done.stderr
+    assert "Traceback" not in done.stderr

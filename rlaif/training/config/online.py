@@ -32,8 +32,9 @@ class RolloutConfig(Config):
 
     engine: Literal["transformers", "vllm", "server"] = "transformers"
     """transformers: the model that is trained, in this process; vllm: vLLM on the same GPU, started and ended by the run,
-    which sleeps while the policy learns; server: a vLLM server beside it (start it with --enable-lora and
-    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True). Both are given the adapter after each step."""
+    which sleeps while the policy learns; server: a vLLM server beside it. Both are given the adapter after each step, with
+    full all weights. Start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, for full with
+    --enable-scale-out and VLLM_SERVER_DEV_MODE=1."""
     gpu_memory: float = Field(default=0.4, gt=0, lt=1)
     """For vllm: its share of the GPU's memory while it samples; the trainer keeps what it holds."""
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
@@ -49,13 +50,15 @@ class RolloutConfig(Config):
     token is weighed by what the policy says of it over what the server said (truncated at 2). Server only, and not for
     methods over fresh pairs, whose loss has no such weight."""
     tolerance: float | Literal["auto"] = "auto"
-    """Most that a log-prob of the server's or vLLM's may differ from the trainer's when it was given an adapter, in nats; auto:
+    """Most that a log-prob of the server's or vLLM's may differ from the trainer's when it was given the policy, in nats; auto:
     0.01 in float32, 0.3 in bfloat16."""
 
     @model_validator(mode="after")
     def _whole(self) -> "RolloutConfig":
         if self.engine == "server" and not self.base_url:
             raise ValueError("rollouts.engine: server needs rollouts.base_url, as http://localhost:8000/v1")
+        if self.base_url and not self.base_url.rstrip("/").endswith("/v1"):
+            raise ValueError(f"rollouts.base_url is that of a vLLM server and ends in /v1; {self.base_url} does not")
         if self.ahead and self.engine != "server":
             raise ValueError(
                 "rollouts.ahead: what is in this process can not sample while the policy learns; use rollouts.engine: server"
@@ -160,9 +163,7 @@ class OnlineConfig(ReferenceConfig):
                 "are sampled together; raise it"
             )
         engine = self.rollouts.engine
-        if engine != "transformers" and self.full:
-            raise ValueError(f"rollouts.engine: {engine} takes an adapter after each step; train one (leave full out)")
-        if engine != "transformers" and self.lora.dora:
+        if engine != "transformers" and self.lora.dora and not self.full:
             raise ValueError(
                 f"rollouts.engine: {engine} is impossible with lora.dora: vLLM serves no DoRA; leave it out"
             )

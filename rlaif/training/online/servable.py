@@ -22,7 +22,7 @@ FEATURES = {
 def check_servable(config: OnlineConfig) -> None:
     """Raises ConfigError if the rollouts are vLLM's and the adapter is of a kind that vLLM does not serve."""
     engine = config.rollouts.engine
-    if engine == "transformers":
+    if engine == "transformers" or config.full:
         return
     if on_head := _heads(config.lora.target_modules):
         raise ConfigError(

@@ -1,21 +1,19 @@
-"""Rollouts by vLLM, in a server beside the trainer or in the run itself: each step's adapter is loaded under a new name,
-checked, and the last one removed.
+"""Rollouts by vLLM, in a server beside the trainer or in the run itself: each step's policy, an adapter or all weights, is
+loaded under a new name, checked, and the last one removed.
 
-A new name, because vLLM keys its prefix cache by the adapter's name: under the old one it would go on from keys and values of
-old weights.
+A new name, because vLLM keys its prefix cache by an adapter's name: under the old one it would go on from keys and values of
+old weights. Of whole weights the name is the version by which vLLM labels what they answer.
 """
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlaif.errors import EngineError
 from rlaif.training.online.samples import Sampled, Sampler, SampleRequest
-from rlaif.training.online.vllm_calls import VllmServer
-from rlaif.training.online.vllm_here import VllmHere
 from rlaif.types import content_hash
 
 WHOLE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -23,11 +21,44 @@ WHOLE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 PROBE_TOKENS = 8
 
 
+class Vllm(Protocol):
+    """Who is given policies by name, and answers with them: a server or vLLM in the run, in the form of adapters or of whole
+    weights. What it refuses raises EngineError."""
+
+    shown: str
+    """How it is called in messages."""
+    must: str
+    """What it must be and do, for its log-probs to be the policy's."""
+
+    async def loaded(self) -> list[str]:
+        """The names it answers to."""
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Takes the policy in `folder` under a new name."""
+
+    async def unload(self, name: str) -> None:
+        """Forgets a policy; one that it does not have is well."""
+
+    async def forget(self, name: str) -> bool:
+        """As `unload`, for a run that ends: without an error, and whether it is done."""
+
+    async def complete(self, body: Mapping[str, Any]) -> list[Sampled] | None:
+        """The responses to a prompt (`ServerSampler` makes the body); None if it does not have the policy that is asked."""
+
+    async def wake(self) -> None:
+        """Before it is asked for anything."""
+
+    async def rest(self) -> None:
+        """It is not asked until it is woken."""
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class ServerSettings:
-    """folder: where adapters are written for the server to read. attempt: a word that no earlier start of this run had, the
-    same in all its processes. tolerance: most that a log-prob of the server's may differ from the trainer's, in nats, when an
-    adapter was loaded."""
+    """folder: where policies are written for vLLM to read. attempt: a word that no earlier start of this run had, the same in
+    all its processes. tolerance: most that a log-prob of vLLM's may differ from the trainer's, in nats, when a policy was
+    loaded."""
 
     folder: Path
     attempt: str
@@ -38,28 +69,27 @@ class ServerSettings:
 
 
 class ServerSampler(Sampler):
-    """A vLLM server with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or vLLM in this run. Used on one event
-    loop."""
+    """Samples with vLLM. Used on one event loop."""
 
     corrects = True
 
     def __init__(
         self,
         settings: ServerSettings,
-        server: VllmServer | VllmHere,
+        server: Vllm,
         stops: Collection[int],
         probe: tuple[int, ...],
         *,
-        save_adapter: Callable[[Path], None],
+        save: Callable[[Path], None],
         score: Callable[[tuple[int, ...], tuple[int, ...]], Sequence[float]],
         loads: bool = True,
     ) -> None:
-        """probe: a prompt by which a loaded adapter is checked. save_adapter: writes the present one into a folder. score: the
-        trainer's log-probs of a response (ids) to a prompt (ids). loads: whether this process loads the adapters, as one of
+        """probe: a prompt by which a loaded policy is checked. save: writes the present one into a folder. score: the
+        trainer's log-probs of a response (ids) to a prompt (ids). loads: whether this process loads the policies, as one of
         several does for all.
         """
         self.settings, self.server, self.stops, self.probe = settings, server, sorted(stops), probe
-        self._save_adapter, self._score, self._loads = save_adapter, score, loads
+        self._save, self._score, self._loads = save, score, loads
         self._name = ""
         self._held: list[str] = []
         """What this process loaded and has not unloaded."""
@@ -67,7 +97,7 @@ class ServerSampler(Sampler):
 
     @property
     def run_prefix(self) -> str:
-        """What the names of all adapters of this run begin with, and no other run's."""
+        """What the names of all policies of this run begin with, and no other run's."""
         return f"rlaif-{content_hash(str(self.settings.folder.resolve()), length=8)}-"
 
     async def refresh(self, step: int) -> None:
@@ -81,7 +111,7 @@ class ServerSampler(Sampler):
             await self._remove_leftovers()
         earlier = tuple(self._held)
         folder = self.settings.folder / name
-        await asyncio.to_thread(self._save_adapter, folder)
+        await asyncio.to_thread(self._save, folder)
         self._held.append(name)
         await self.server.load(name, folder)
         self.gap = await self._checked_gap()
@@ -131,15 +161,17 @@ class ServerSampler(Sampler):
 
     async def _complete(self, body: dict[str, Any]) -> list[Sampled]:
         found = await self.server.complete(body)
-        if found is None:  # it was started anew since the adapter was loaded
+        if found is None:  # it was started anew since the policy was loaded
             await self.server.load(self._name, self.settings.folder / self._name)
             found = await self.server.complete(body)
         if found is None:
-            raise EngineError(f"{self.server.shown} loads the adapter {self._name}, and then has no such model")
+            raise EngineError(
+                f"{self.server.shown} takes the policy {self._name}, and then does not answer with it; does another run use it?"
+            )
         return found
 
     async def _checked_gap(self) -> float:
-        """The largest difference between log-probs with the loaded adapter, there and here, in nats. Raises EngineError if it
+        """The largest difference between log-probs with the loaded policy, there and here, in nats. Raises EngineError if it
         is above the tolerance."""
         settings = self.settings
         body = self._body(self.probe, 1, min(PROBE_TOKENS, settings.max_tokens), 0)
@@ -153,14 +185,14 @@ class ServerSampler(Sampler):
             "processed_logprobs, since what vLLM says otherwise is of temperature 1."
         )
         raise EngineError(
-            f"{self.server.shown} answers with other log-probs than the policy it was given (adapter {self._name}): they "
-            f"differ by up to {max(gaps):.3g} nats, and {settings.tolerance:g} is allowed (rollouts.tolerance). It must serve "
-            f"the model that is trained, in the same number format (--dtype).{raw if settings.temperature != 1 else ''}"
+            f"{self.server.shown} answers with other log-probs than the policy it was given ({self._name}): they "
+            f"differ by up to {max(gaps):.3g} nats, and {settings.tolerance:g} is allowed (rollouts.tolerance). "
+            f"{self.server.must}{raw if settings.temperature != 1 else ''}"
         )
 
     async def _remove_leftovers(self) -> None:
-        """Removes the adapters that an earlier start of this run left on the server and on disk when it was killed."""
-        for name in await self.server.adapters():
+        """Removes the policies that an earlier start of this run left with vLLM and on disk when it was killed."""
+        for name in await self.server.loaded():
             if name.startswith(self.run_prefix):
                 await self.server.unload(name)
         shutil.rmtree(self.settings.folder, ignore_errors=True)

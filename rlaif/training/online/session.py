@@ -33,11 +33,12 @@ from rlaif.training.online.policy_engine import PolicyEngine
 from rlaif.training.online.prompts import PromptRows
 from rlaif.training.online.rollouts import Rollouts
 from rlaif.training.online.samples import Sampler
-from rlaif.training.online.server import ServerSampler, ServerSettings
+from rlaif.training.online.server import ServerSampler, ServerSettings, Vllm
 from rlaif.training.online.trainer import OnlineTrainer
 from rlaif.training.online.vllm_calls import VllmServer
-from rlaif.training.online.vllm_here import VllmHere
-from rlaif.training.policy import Policy
+from rlaif.training.online.vllm_here import AdaptersHere
+from rlaif.training.online.vllm_weights import WeightsHere, WeightsServer
+from rlaif.training.policy import Policy, save_weights
 from rlaif.training.ranks import on_first, rank, world_size
 from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.refusals import memory_errors
@@ -146,21 +147,23 @@ def _without_adapter(policy: Policy, device: Any) -> Iterator[None]:
 def _server_sampler(
     config: OnlineConfig, policy: Policy, device: Any, stops: set[int], probe: tuple[int, ...]
 ) -> ServerSampler:
-    narrow = next(policy.model.parameters()).dtype not in (torch.float32, torch.float64)
+    narrow = _computes_in(policy) not in (torch.float32, torch.float64)
     given = config.rollouts.tolerance
     settings = ServerSettings(
-        folder=config.output / "adapters",
+        folder=config.output / ("weights" if config.full else "adapters"),
         attempt=on_first(lambda: secrets.token_hex(3)),
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         concurrency=config.rollouts.concurrency,
         tolerance=given if isinstance(given, float) else (0.3 if narrow else 0.01),
     )
-    server = _vllm(config, policy)
+    vllm = _vllm(config, policy)
 
-    def save_adapter(folder: Path) -> None:
-        # peft would else ask the hub, at each step, whether the base's vocabulary is still as large
-        policy.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+    def save(folder: Path) -> None:
+        if config.full:
+            save_weights(policy, folder)
+        else:  # peft would else ask the hub, at each step, whether the base's vocabulary is still as large
+            policy.model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
 
     def score(prompt: tuple[int, ...], ids: tuple[int, ...]) -> list[float]:
         was_training = policy.model.training
@@ -171,26 +174,34 @@ def _server_sampler(
             policy.model.train(was_training)
         return found
 
-    return ServerSampler(settings, server, stops, probe, save_adapter=save_adapter, score=score, loads=rank() == 0)
+    return ServerSampler(settings, vllm, stops, probe, save=save, score=score, loads=rank() == 0)
 
 
-def _vllm(config: OnlineConfig, policy: Policy) -> VllmServer | VllmHere:
-    """Whom the adapters are given to. Raises TrainError for vLLM in several processes."""
+def _vllm(config: OnlineConfig, policy: Policy) -> Vllm:
+    """Whom the policy is given to after each step. Raises TrainError for vLLM in several processes."""
     rollouts = config.rollouts
     if rollouts.engine == "server":
+        server = WeightsServer if config.full else VllmServer
         key_env = rollouts.api_key_env
-        return VllmServer(rollouts.base_url or "", os.environ.get(key_env, ""), key_env, config.patience_minutes)
+        return server(rollouts.base_url or "", os.environ.get(key_env, ""), key_env, config.patience_minutes)
     if world_size() > 1:
         raise TrainError(
             "rollouts.engine: vllm is for a run in one process; with several, start vLLM as a server, and use "
             "rollouts.engine: server"
         )
-    dtype = str(next(policy.model.parameters()).dtype).removeprefix("torch.")
-    return VllmHere(
-        policy.base, dtype="bfloat16" if policy.autocast else dtype, max_model_len=config.max_length,
-        rank=policy.model.peft_config["default"].r,
-        gpu_memory=rollouts.gpu_memory, engine_args=rollouts.engine_args,
-    )  # fmt: skip
+    shape: dict[str, Any] = {
+        "dtype": str(_computes_in(policy)).removeprefix("torch."), "max_model_len": config.max_length,
+        "gpu_memory": rollouts.gpu_memory, "engine_args": rollouts.engine_args,
+    }  # fmt: skip
+    if config.full:
+        return WeightsHere(policy.base, **shape)
+    return AdaptersHere(policy.base, rank=policy.model.peft_config["default"].r, **shape)
+
+
+def _computes_in(policy: Policy) -> torch.dtype:
+    """The number format of the policy's forward."""
+    found: torch.dtype = torch.bfloat16 if policy.autocast else next(policy.model.parameters()).dtype
+    return found
 
 
 def _probe_rows(prompts: Sequence[Row], indexes: Sequence[int]) -> list[Row]:

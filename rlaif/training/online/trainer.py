@@ -164,7 +164,7 @@ class OnlineTrainer(PolicyTrainer):
             for name, (value, count) in shown.items():
                 self.progress.add(name, value, count)
             if self.rollouts.sampler.gap is not None:
-                self.progress.add("sampling/adapter_gap", self.rollouts.sampler.gap, 1.0)
+                self.progress.add("sampling/policy_gap", self.rollouts.sampler.gap, 1.0)
             self._show(rollout)
 
     def _collected(self, number: int) -> Rollout:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +20,72 @@ BUSY = frozenset({429, 502, 503, 504})
 FAILED = BUSY | {500}
 """A rollout that failed is asked for again; to a load that vLLM refuses it says 500 too, and it would refuse it again."""
 HOW_TO_START = "start it with --enable-lora and the environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+SAMPLING = ("n", "max_tokens", "seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop_token_ids",
+            "logprobs")  # fmt: skip
+"""What of a request are vLLM's own sampling parameters."""
 
 
 class VllmServer:
-    """One server, used on one event loop. A request is sent again while the server is away or busy, and OutageError is raised
-    when patience ends; what it refuses raises EngineError."""
+    """One server, given adapters, and used on one event loop. A request is sent again while the server is away or busy, and
+    OutageError is raised when patience ends; what it refuses raises EngineError."""
+
+    must = "It must serve the model that is trained, in the same number format (--dtype)."
 
     def __init__(self, base_url: str, api_key: str, api_key_env: str, patience_minutes: float) -> None:
+        """base_url: ends in /v1."""
         check_base_url(base_url, api_key_env)
         self.shown = shown_url(base_url)
-        self._url, self._key, self._key_env = base_url, api_key, api_key_env
+        self._root, self._key, self._key_env = base_url.rstrip("/").removesuffix("/v1"), api_key, api_key_env
         self._patience_minutes = patience_minutes
         self._open: Connection | None = None
         self._is_away = False
 
-    async def adapters(self) -> list[str]:
+    async def loaded(self) -> list[str]:
         """The names of the models and adapters that it serves."""
-        reply = await self._send("models", None, FAILED)
+        return [str(model["id"]) for model in await self._models()]
+
+    async def _models(self) -> list[Any]:
+        """What it lists of the models and adapters that it serves."""
+        reply = await self._send("v1/models", None, FAILED)
         try:
-            return [str(model["id"]) for model in self._answer(reply, "to list its models")["data"]]
-        except (KeyError, TypeError) as error:
-            raise self._unreadable(reply, "its list of models") from error
+            found: list[Any] = self._answer(reply, "to list its models")["data"]
+            if all(str(model["id"]) for model in found):
+                return found
+        except (KeyError, TypeError):
+            pass
+        raise self._unreadable(reply, "its list of models")
 
     async def load(self, name: str, folder: Path) -> None:
         """Has it load the adapter in `folder` under a new name; done already is well, as another process may have done it."""
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        reply = await self._send("load_lora_adapter", body, BUSY)
-        if reply.status == 200 or (reply.status == 400 and "already been loaded" in _text(reply)):
+        reply = await self._send("v1/load_lora_adapter", body, BUSY)
+        if reply.status == 200 or (reply.status == 400 and "already been loaded" in text_of(reply)):
             return
-        if reply.status in (404, 405) and name not in _text(reply):
+        if reply.status in (404, 405) and name not in text_of(reply):
             raise EngineError(f"{self.shown} can not load adapters while it runs; {HOW_TO_START}")
         raise EngineError(
-            f"{self.shown} does not load the adapter {folder}: {_text(reply).rstrip('.')}. It must see this folder, serve the "
-            f"model that is trained, and allow the adapter's rank (--max-lora-rank, at least lora.r); {HOW_TO_START}"
+            f"{self.shown} does not load the adapter {folder}: {text_of(reply).rstrip('.')}. It must see this folder, serve "
+            f"the model that is trained, and allow the adapter's rank (--max-lora-rank, at least lora.r); {HOW_TO_START}"
         )
 
     async def unload(self, name: str) -> None:
         """Has it forget an adapter; one that it does not have is well."""
-        reply = await self._send("unload_lora_adapter", {"lora_name": name}, BUSY)
+        reply = await self._send("v1/unload_lora_adapter", {"lora_name": name}, BUSY)
         if reply.status not in (200, 404):
-            raise EngineError(f"{self.shown} does not unload the adapter {name}: {_text(reply)}")
+            raise EngineError(f"{self.shown} does not unload the adapter {name}: {text_of(reply)}")
 
     async def forget(self, name: str) -> bool:
         """As `unload`, but asked once and without an error, for a run that ends anyway; whether the server did it."""
         try:
-            reply = await self._connection.post("unload_lora_adapter", {"lora_name": name})
+            reply = await self._connection.post("v1/unload_lora_adapter", {"lora_name": name})
         except NoAnswer:
             return False
         return reply.status in (200, 404)
 
     async def complete(self, body: Mapping[str, Any]) -> list[Sampled] | None:
         """The responses to a prompt; None if it does not have the model that is asked, as after a restart."""
-        reply = await self._send("completions", body, FAILED)
-        if reply.status == 404 and str(body["model"]) in _text(reply):
+        reply = await self._send("v1/completions", body, FAILED)
+        if reply.status == 404 and str(body["model"]) in text_of(reply):
             return None
         answer = self._answer(reply, "to answer")
         try:
@@ -84,9 +97,12 @@ class VllmServer:
                 f"{self.shown} gives no token ids with their log-probs, and rollouts need both; use vLLM 0.10.2 or newer, "
                 "which has return_token_ids"
             )
+        self._check_count(found, body)
+        return found
+
+    def _check_count(self, found: Sized, body: Mapping[str, Any]) -> None:
         if len(found) != body["n"]:
             raise EngineError(f"{self.shown} gives {len(found)} responses to a prompt, and {body['n']} were asked for")
-        return found
 
     async def wake(self) -> None:
         """A server is always awake."""
@@ -101,7 +117,7 @@ class VllmServer:
     @property
     def _connection(self) -> Connection:
         if self._open is None:
-            self._open = Connection(self._url, self._key, ANSWER_SECONDS)
+            self._open = Connection(self._root, self._key, ANSWER_SECONDS)
         return self._open
 
     async def _send(self, path: str, body: Mapping[str, Any] | None, again: Collection[int]) -> HttpReply:
@@ -110,7 +126,7 @@ class VllmServer:
         while True:
             try:
                 reply = await (self._connection.get(path) if body is None else self._connection.post(path, body))
-                problem = f"HTTP {reply.status}: {_text(reply)}"
+                problem = f"HTTP {reply.status}: {text_of(reply)}"
                 if reply.status not in again:
                     self._is_away = False
                     return reply
@@ -134,14 +150,14 @@ class VllmServer:
         """The JSON of a reply. what: it was asked for."""
         if reply.status in (401, 403):
             raise EngineError(
-                f"{self.shown} refuses the key in the environment variable {self._key_env}: {_text(reply)}"
+                f"{self.shown} refuses the key in the environment variable {self._key_env}: {text_of(reply)}"
             )
         if reply.status == 404:
             raise EngineError(
-                f"{self.shown} refuses {what}: {_text(reply)}; rollouts.base_url is that of a vLLM server and ends in /v1"
+                f"{self.shown} refuses {what}: {text_of(reply)}; rollouts.base_url is that of a vLLM server and ends in /v1"
             )
         if reply.status != 200:
-            raise EngineError(f"{self.shown} refuses {what}: {_text(reply)}")
+            raise EngineError(f"{self.shown} refuses {what}: {text_of(reply)}")
         try:
             found: dict[str, Any] = json.loads(reply.content)
         except ValueError as error:
@@ -149,7 +165,7 @@ class VllmServer:
         return found
 
     def _unreadable(self, reply: HttpReply, what: str) -> EngineError:
-        return EngineError(f"{self.shown} gives {what} that can not be read: {_text(reply)}; is it a vLLM server?")
+        return EngineError(f"{self.shown} gives {what} that can not be read: {text_of(reply)}; is it a vLLM server?")
 
 
 def sampled(answer: Mapping[str, Any]) -> list[Sampled] | None:
@@ -169,7 +185,7 @@ def sampled(answer: Mapping[str, Any]) -> list[Sampled] | None:
     return found
 
 
-def _text(reply: HttpReply) -> str:
+def text_of(reply: HttpReply) -> str:
     """What a reply says, on one line."""
     try:
         content = json.loads(reply.content)

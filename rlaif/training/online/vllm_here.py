@@ -1,7 +1,7 @@
 """vLLM in the run itself, on the GPU that trains: it samples the rollouts, and sleeps while the policy learns.
 
-It has the calls of a server (`vllm_calls.VllmServer`), so that the same sampler gives it each step's adapter. Its engine is a
-process of its own, which this one starts and ends.
+It has the calls of a server (`server.Vllm`), so that the same sampler gives it each step's policy. Its engine is a process of
+its own, which this one starts and ends.
 """
 
 import itertools
@@ -14,31 +14,33 @@ from rlaif.engines.vllm import VllmProcess, lora_rank, vllm_arguments, vllm_devi
 from rlaif.errors import EngineError, on_one_line
 from rlaif.progress import say
 from rlaif.training.online.samples import Sampled
+from rlaif.training.online.vllm_calls import SAMPLING
 
 
 class VllmHere:
-    """Used on one event loop, on which it starts when it is first needed."""
+    """What does not hang on the form in which it is given the policy. Used on one event loop, on which it starts when it is
+    first needed."""
 
     shown = "vLLM in this run"
+    must = "It must compute in the number format of the training (rollouts.engine_args)."
 
     def __init__(
         self,
         model: str,
         *,
+        form: Mapping[str, Any],
         dtype: str,
         max_model_len: int,
-        rank: int,
         gpu_memory: float,
         engine_args: Mapping[str, Any],
     ) -> None:
-        """model: the base of the adapters, whose rank is at most `rank`. gpu_memory: its share of the GPU's memory while it is
-        awake. engine_args: over all others, of vLLM's AsyncEngineArgs."""
-        self.model, self.dtype, self.max_model_len, self.rank = model, dtype, max_model_len, rank
+        """model: the policy, or the base of its adapters. form: arguments of vLLM's AsyncEngineArgs by which it takes the
+        policy. gpu_memory: its share of the GPU's memory while it is awake. engine_args: over all others."""
+        self.model, self.form, self.dtype, self.max_model_len = model, dict(form), dtype, max_model_len
         self.gpu_memory, self.engine_args = gpu_memory, dict(engine_args)
         self._process: VllmProcess | None = None
         self._sleeps = self._is_asleep = False
-        self._numbers, self._requests = itertools.count(1), itertools.count()
-        self._adapters: dict[str, Any] = {}
+        self._requests = itertools.count()
 
     async def wake(self) -> None:
         """Before it is asked for anything."""
@@ -69,7 +71,56 @@ class VllmHere:
         except Exception as error:  # of the engine's process, and by its name alone: EngineDeadError and others
             raise EngineError(f"{self.shown} does not {what}: {on_one_line(error)}") from None
 
-    async def adapters(self) -> list[str]:
+    async def _outputs(self, body: Mapping[str, Any], adapter: Any = None) -> list[Any]:
+        """vLLM's responses to a prompt, in their order."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        parameters = SamplingParams(
+            **{key: body[key] for key in SAMPLING}, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        stream = self._llm.generate(
+            {"prompt_token_ids": body["prompt"]}, parameters, f"rollout-{next(self._requests)}", lora_request=adapter
+        )
+        answer: Any = None
+        with self._telling("answer"):
+            async for output in stream:
+                answer = output
+        return sorted(answer.outputs, key=lambda output: int(output.index))
+
+    async def close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+
+    def _started(self) -> VllmProcess:
+        device = vllm_device()
+        self._sleeps = device == "cuda"
+        arguments: dict[str, Any] = {
+            **vllm_arguments(self.model, self.dtype, self.max_model_len, device),
+            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
+            **self.form,
+        }
+        if self._sleeps:
+            arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": self.gpu_memory}
+        say(f"{self.shown} starts with {self.model}")
+        return VllmProcess(arguments | self.engine_args)
+
+
+class AdaptersHere(VllmHere):
+    """It is given each step's adapter."""
+
+    def __init__(self, model: str, *, rank: int, **more: Any) -> None:
+        """rank: of the adapters. more: as VllmHere."""
+        form = {
+            "enable_lora": True,
+            "max_loras": 2,  # the new one is checked before the last one goes
+            "max_lora_rank": lora_rank(rank, "lora.r"),
+        }
+        super().__init__(model, form=form, **more)
+        self._numbers = itertools.count(1)
+        self._adapters: dict[str, Any] = {}
+
+    async def loaded(self) -> list[str]:
         return list(self._adapters)
 
     async def load(self, name: str, folder: Path) -> None:
@@ -92,48 +143,12 @@ class VllmHere:
 
     async def complete(self, body: Mapping[str, Any]) -> list[Sampled] | None:
         """The responses to a prompt; None if it does not have the adapter that is asked."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
         if (adapter := self._adapters.get(str(body["model"]))) is None:
             return None
-        taken = ("n", "max_tokens", "seed", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-                 "stop_token_ids", "logprobs")  # fmt: skip
-        parameters = SamplingParams(
-            **{key: body[key] for key in taken}, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
-        )
-        stream = self._llm.generate(
-            {"prompt_token_ids": body["prompt"]}, parameters, f"rollout-{next(self._requests)}", lora_request=adapter
-        )
-        answer: Any = None
-        with self._telling("answer"):
-            async for output in stream:
-                answer = output
-        ordered = sorted(answer.outputs, key=lambda output: int(output.index))
-        return [
-            Sampled(
-                tuple(output.token_ids),
-                tuple(each[token].logprob for token, each in zip(output.token_ids, output.logprobs, strict=True)),
-                output.finish_reason == "stop",
-            )
-            for output in ordered
-        ]
+        return [as_sampled(output) for output in await self._outputs(body, adapter)]
 
-    async def close(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.end()
 
-    def _started(self) -> VllmProcess:
-        device = vllm_device()
-        self._sleeps = device == "cuda"
-        arguments: dict[str, Any] = {
-            **vllm_arguments(self.model, self.dtype, self.max_model_len, device),
-            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
-            "enable_lora": True,
-            "max_loras": 2,  # the new one is checked before the last one goes
-            "max_lora_rank": lora_rank(self.rank, "lora.r"),
-        }
-        if self._sleeps:
-            arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": self.gpu_memory}
-        say(f"{self.shown} starts with {self.model}")
-        return VllmProcess(arguments | self.engine_args)
+def as_sampled(output: Any) -> Sampled:
+    """One of vLLM's responses with its log-probs."""
+    logps = tuple(each[token].logprob for token, each in zip(output.token_ids, output.logprobs, strict=True))
+    return Sampled(tuple(output.token_ids), logps, output.finish_reason == "stop")

@@ -168,7 +168,7 @@ REFUSED = [
     ("grpo", {"rollouts": {"engine": "server"}}, "server needs rollouts.base_url"),
     ("grpo", {"rollouts": {"ahead": True}}, "what is in this process can not sample while the policy learns"),
     ("grpo", {"rollouts": {"base_url": "http://x/v1"}}, "belongs to rollouts.engine: server"),
-    ("grpo", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}, "full": True}, "takes an adapter after each step"),
+    ("grpo", {"rollouts": {"engine": "server", "base_url": "http://x:8000/api"}}, "ends in /v1"),
     ("grpo", {"rollouts": {"engine": "server", "base_url": "http://x/v1"}, "lora": {"dora": True}}, "vLLM serves no DoRA"),
     ("grpo", {"rewards": [{"judge": "helpful", "weight": 0}]}, "would be asked for nothing"),
     ("rloo", {"kl_ratio": True}, "kl_ratio weighs a term of the loss"),

@@ -65,7 +65,7 @@ def test_each_step_s_adapter_is_loaded_checked_and_removed(served_config: Any, s
     assert not (config.output / "adapters").exists()
     lines = read_metrics(config.output / "metrics.jsonl")
     assert len(lines) == 4
-    assert max(line["sampling/adapter_gap"] for line in lines) < 1e-4
+    assert max(line["sampling/policy_gap"] for line in lines) < 1e-4
     assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < 1e-4
 
 
@@ -84,7 +84,7 @@ def test_log_probs_of_temperature_1_are_noticed(served_config: Any, model_folder
         config = served_config(server.url, temperature=1.5)
         if processed:
             train(config)
-            assert max(line["sampling/adapter_gap"] for line in read_metrics(config.output / "metrics.jsonl")) < 1e-4
+            assert max(line["sampling/policy_gap"] for line in read_metrics(config.output / "metrics.jsonl")) < 1e-4
             return
         with pytest.raises(EngineError, match=r"\(here 1\.5\).*--logprobs-mode processed_logprobs"):
             train(config)
@@ -145,7 +145,7 @@ def test_a_server_that_loads_no_adapters_is_told_how_to_start(served_config: Any
 
 
 def test_another_path_than_the_server_s_is_told(served_config: Any, server: TinyVllm) -> None:
-    with pytest.raises(EngineError, match=r"ends in /v1"):
+    with pytest.raises(RlaifError, match=r"ends in /v1"):
         train(served_config(server.url.removesuffix("/v1")))
 
 

@@ -1,5 +1,5 @@
-"""A stand-in for vLLM's server: it speaks its protocol, answers with the tiny model and the adapters it is told to load, and
-misbehaves on purpose. The real one is in tests/engines/test_vllm_rollouts.py."""
+"""A stand-in for vLLM's server: it speaks its protocol, answers with the tiny model and the adapters or weights it is told to
+load, and misbehaves on purpose. The real one is in tests/engines/test_vllm_rollouts.py."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ class TinyVllm:
         self.base, self.port, self.loads, self.processed = str(model_folder), port, loads, processed
         self.served: dict[str, Any] = {}
         self.events: list[str] = []
-        """load NAME, unload NAME, and sample NAME, as they came."""
+        """load NAME, unload NAME, and sample NAME, as they came; of weights: read FOLDER, name VERSION, sample VERSION."""
         self.most = 0
         """Adapters that were loaded at a time."""
         self.statuses: list[int] = []
@@ -38,6 +38,12 @@ class TinyVllm:
         """Changes each choice of an answer in place."""
         self.served_as: Callable[[str], str] = lambda name: name
         """The adapter that answers for a name."""
+        self.version, self.weights = "default", load_model(self.base, "float32", "cpu")
+        """The weights it has, and their name."""
+        self.by_tokens = True
+        """Whether it was started with --enable-scale-out."""
+        self.busy = 0
+        """How often it can not empty its cache."""
 
     @property
     def url(self) -> str:
@@ -63,6 +69,11 @@ class TinyVllm:
         app.router.add_get("/v1/models", self._list)
         app.router.add_post("/v1/completions", self._complete)
         if self.loads:
+            app.router.add_get("/weight_info", self._weight_info)
+            app.router.add_post("/collective_rpc", self._read)
+            app.router.add_post("/reset_prefix_cache", self._empty)
+            app.router.add_post("/update_weight_version", self._name)
+            app.router.add_post("/inference/v1/generate", self._generate)
             app.router.add_post("/v1/load_lora_adapter", self._load)
             app.router.add_post("/v1/unload_lora_adapter", self._unload)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -72,7 +83,15 @@ class TinyVllm:
         self.port = self._runner.addresses[0][1]
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name} for name in ("policy", *self.served)]})
+        return web.json_response(
+            {
+                "object": "list",
+                "data": [
+                    {"id": "policy", "root": self.base, "parent": None},
+                    *({"id": name, "parent": "policy"} for name in self.served),
+                ],
+            }
+        )
 
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -107,6 +126,49 @@ class TinyVllm:
         choices = [self._choice(model, body, index) for index in range(body["n"])]
         for choice in choices:
             self.spoil(choice)
+        return web.json_response({"choices": choices})
+
+    async def _weight_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.version})
+
+    async def _read(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        folder = body["kwargs"]["weights_path"]
+        if body["method"] != "reload_weights" or not Path(folder).is_dir():
+            return web.Response(status=500, text="Internal Server Error")
+        self.events.append(f"read {folder}")
+        self.weights = load_model(folder, "float32", "cpu")
+        return web.json_response({"results": [None]})
+
+    async def _empty(self, request: web.Request) -> web.Response:
+        self.busy -= 1
+        return web.json_response({"success": self.busy < 0})
+
+    async def _name(self, request: web.Request) -> web.Response:
+        self.version = (await request.json())["new_version"]
+        self.events.append(f"name {self.version}")
+        return web.json_response({"success": True})
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.statuses:
+            return fault(self.statuses.pop(0), "on purpose")
+        if not self.by_tokens:
+            return fault(
+                403, "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+            )
+        if body["model"] != "policy":
+            return fault(404, f"The model `{body['model']}` does not exist.")
+        self.events.append(f"sample {self.version}")
+        asked = {**body["sampling_params"], "prompt": body["token_ids"]}
+        choices = []
+        for index in range(asked["n"]):
+            choice = self._choice(self.weights, asked, index)
+            content = zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True)
+            choice["logprobs"] = {"content": [{"token_id": token, "logprob": logp} for token, logp in content]}
+            choice["weight_versions"] = [{"version": self.version, "start": 0, "end": len(choice["token_ids"])}]
+            self.spoil(choice)
+            choices.append(choice)
         return web.json_response({"choices": choices})
 
     @torch.no_grad()
