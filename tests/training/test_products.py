@@ -1,7 +1,25 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from rlaif.training import products
 from rlaif.training.products import Linear, product
+
+
+@pytest.fixture(autouse=True, params=["Intel", "another"])
+def maker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Who makes the processor, on which the library hangs."""
+    monkeypatch.setattr(products, "_is_by_intel", lambda: request.param == "Intel")
+    products.uses_onednn.cache_clear()
+    yield request.param
+    products.uses_onednn.cache_clear()
+
+
+def test_mkl_is_left_to_the_processors_of_its_maker(maker: str) -> None:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        pytest.skip("no choice on this processor")
+    assert products.uses_onednn() == (maker == "another")
 
 
 @pytest.mark.parametrize("strided", [(False, False), (False, True), (True, False), (True, True)])
