@@ -129,9 +129,8 @@ class Cached(Reference):
 def cached_reference(
     path: Path,
     fingerprint: dict[str, str],
-    source: Callable[[], tuple[Reference, Any]],
+    source: Callable[[], tuple[AdapterOff | FrozenModel, Any]],
     rows: Sequence[Row],
-    plan: AttentionPlan,
     budget: int,
     device: torch.device,
     advance: Callable[[int], None],
@@ -146,6 +145,7 @@ def cached_reference(
         assert known is not None
         return known
     reference, model = source()
+    plan = reference.plan
     was_training = model.training
     model.eval()
     own: dict[int, tuple[Tensor, ...]] = {}

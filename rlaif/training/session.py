@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def trainer_of(
         if plan.is_plain:
             say(f"prompts are computed once per answer, not shared: {plan.plain_because}")
         reference = _reference(config, rows, policy, plan, budget, device)
+        plan = plan_with_reference(plan, reference)
     follow = None
     if isinstance(config, DpoConfig) and config.reference_sync is not None:
         follow = (config.reference_sync.every, config.reference_sync.mixup)
@@ -158,6 +160,21 @@ def live_reference(
     return _frozen_model(config, name, policy, rows, device)
 
 
+def plan_with_reference(plan: AttentionPlan, reference: Reference | None) -> AttentionPlan:
+    """The policy's plan, plain if the reference is a model that can not share prompts, since both read the same batches."""
+    if isinstance(reference, FrozenModel):
+        return plan_with(plan, reference.plan, "the reference")
+    return plan
+
+
+def plan_with(plan: AttentionPlan, other: AttentionPlan, who: str) -> AttentionPlan:
+    """The policy's plan, plain if that of a model which reads the same batches is. who: that model, in what is said."""
+    if not other.is_plain or plan.is_plain:
+        return plan
+    say(f"prompts are computed once per response, not shared, because of {who}: {other.plain_because}")
+    return replace(plan, plain_because=other.plain_because)
+
+
 def _frozen_model(
     config: ReferenceConfig, name: str, policy: Policy, rows: Sequence[Row], device: torch.device
 ) -> FrozenModel:
@@ -191,12 +208,12 @@ def _cached(
         "max_length": str(config.max_length),
         "autocast": str(policy.autocast),
     }
-    source: Callable[[], tuple[Reference, Any]] = lambda: (AdapterOff(plan, policy.model), policy.model)  # noqa: E731
+    source: Callable[[], tuple[AdapterOff | FrozenModel, Any]] = lambda: (AdapterOff(plan, policy.model), policy.model)  # noqa: E731
     if other is not None:
         source = lambda: (_frozen_model(config, other, policy, rows, device), policy.model)  # noqa: E731
     path = cache_path(config, fingerprint)
     with progress("reference log-probs", len(rows), "rows") as advance:
-        return cached_reference(path, fingerprint, source, rows, plan, budget, device, advance)
+        return cached_reference(path, fingerprint, source, rows, budget, device, advance)
 
 
 def cache_path(config: ReferenceConfig, fingerprint: dict[str, str]) -> Path:

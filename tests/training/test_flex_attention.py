@@ -4,8 +4,10 @@ torch's unfused version (without compiling) has a backward everywhere but looks 
 but have no backward. The CUDA kernels are run by neither.
 """
 
+import math
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tiny import build_gemma3, build_llama, random_row, without_float32_norms
 from torch import Tensor
 
 from rlaif.training.batches import Batch, plan_step
+from rlaif.training.checkpoints import read_metrics
 from rlaif.training.flex_attention import BLOCK, block_mask, blocks, takes_flex_attention, without_kernels
 from rlaif.training.forward import _flex_problem, batch_logps, batch_rewards, checked_plan
 from rlaif.training.logps import own_logps, own_reward, patch_forward, patch_reward_forward
@@ -340,13 +343,29 @@ def test_the_check_passes_where_it_is_right(unfused: None, model: Any, rows: lis
 
 
 def test_a_second_model_is_checked_too(train_config: Any, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference may be of another kind than the policy. Here its masks show each position only itself."""
+    """The reference may be of another kind than the policy. Here its masks show each position only itself, so both are given
+    plain rows, and the loss of the first step is that of two equal models."""
     wrong = AttentionPlan(layers=("sliding_attention",), window=1)
     monkeypatch.setattr("rlaif.training.session.fast_plan", lambda *args, **keys: wrong)
-    trainer = open_trainer(train_config(reference="copy", batch_size=6), Rows(rows))
-    assert not trainer.work.plan.is_plain
+    config = train_config(reference="copy", batch_size=6)
+    trainer = open_trainer(config, Rows(rows))
     assert isinstance(trainer.work.reference, FrozenModel)
     assert trainer.work.reference.plan.is_plain
+    assert trainer.work.plan.is_plain
+    trainer.resume(None)
+    assert read_metrics(config.output / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_log_probs_of_a_second_model_are_kept_by_its_own_plan(
+    train_config: Any, rows: list[Row], model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = AttentionPlan(layers=("sliding_attention",), window=1)
+    monkeypatch.setattr("rlaif.training.session.fast_plan", lambda *args, **keys: wrong)
+    config = train_config(reference="cached", reference_model=str(model_folder), batch_size=6)
+    trainer = open_trainer(config, Rows(rows))
+    assert not trainer.work.plan.is_plain
+    trainer.resume(None)
+    assert read_metrics(config.output / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_an_answer_of_one_token_makes_a_tree_of_its_prompt_alone() -> None:

@@ -5,7 +5,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from rlaif.training.ranks import on_first, rank, world_size
 from rlaif.training.reference import FrozenModel, Reference
 from rlaif.training.refusals import memory_errors
 from rlaif.training.rows import Completion, Row
-from rlaif.training.session import autocast, live_reference, token_budget
+from rlaif.training.session import autocast, live_reference, plan_with, plan_with_reference, token_budget
 from rlaif.training.sharding import is_spread
 from rlaif.training.trainer import Work
 
@@ -72,12 +71,10 @@ def opened_trainer(
         if plan.is_plain:
             say(f"prompts are computed once per response, not shared: {plan.plain_because}")
         reference = live_reference(config, sample, policy, plan, device)
+        plan = plan_with_reference(plan, reference)
         critic = open_critic(config, policy, sample, plan, device)
-        if critic is not None and critic.plan.is_plain and not plan.is_plain:
-            say(
-                f"prompts are computed once per response, not shared, because of the critic: {critic.plan.plain_because}"
-            )
-            plan = replace(plan, plain_because=critic.plan.plain_because)
+        if critic is not None:
+            plan = plan_with(plan, critic.plan, "the critic")
 
     turn = threading.Lock()
     judging = PolicyEngine(policy.model, tokenizer, config.model, turn, lambda: autocast(policy, device))

@@ -22,12 +22,21 @@ from rlaif.training.run_folder import check_same_run, start_manifest, write_mani
 NEEDED: dict[str, Any] = {"model": "m", "data": "d.jsonl", "output": "o", "rewards": "valid-json"}
 
 
-@pytest.mark.parametrize("method", ["grpo", "ppo"])
-def test_two_processes_learn_as_one(online_config: Any, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"method": "grpo"},
+        {"method": "ppo"},
+        {"method": "ppo", "critic": "head"},
+        {"method": "ppo", "full": True, "learning_rate": 1e-3},
+        {"method": "nash-md", "group_size": 2, "steps_per_rollout": 1},
+    ],
+)
+def test_two_processes_learn_as_one(online_config: Any, tmp_path: Path, kind: dict[str, Any]) -> None:
     """Each samples its share of the prompts; rewards, advantages, a critic and steps are of all. In float64, to rounding."""
     settings: dict[str, Any] = {
         "dtype": "float64", "beta": 0.1, "steps_per_rollout": 2, "batch_size": 2, "validation": 0.25, "eval_steps": 2,
-        "method": method,
+        **kind,
     }  # fmt: skip
     train(online_config(**settings, output=tmp_path / "one"))
     two = online_config(**settings, output=tmp_path / "two")
