@@ -30,10 +30,7 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
     "ppo": {"group_size": 8, "batch_size": 4, "passes": 2, "critic_learning_rate": 3e-4, "eval_steps": 20,
             "trainer": {"max_steps": 40}},
     "spo": {"batch_size": 32, "beta": 0.05, "first_samples": 4, "trainer": {"max_steps": 24}},
-    "online-simpo": {"group_size": 8, "batch_size": 4, "trainer": {"max_steps": 24}},
-    "online-kto": {"group_size": 8, "batch_size": 4, "trainer": {"max_steps": 24}},
     "xpo": {"batch_size": 16, "trainer": {"max_steps": 40}},
-    "nash-md": {"batch_size": 16, "trainer": {"max_steps": 40}},
 }  # fmt: skip
 """What differs from COMMON and the method's preset."""
 HEAD = """| method | seconds | pass rate before | after | tokens an answer | relevance before | after | kept |
