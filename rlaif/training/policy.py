@@ -101,7 +101,7 @@ def save_policy(policy: Policy, folder: Path, tokenizer: Any) -> None:
     if rank() > 0:
         return
     if policy.autocast and "state_dict" in keys:
-        keys["state_dict"] = {name: value.to(torch.bfloat16) for name, value in keys["state_dict"].items()}
+        keys["state_dict"] = _in_bfloat16(keys["state_dict"])
     elif policy.autocast:
         policy.model.to(torch.bfloat16)
     policy.model.save_pretrained(str(folder), **keys)
@@ -110,14 +110,18 @@ def save_policy(policy: Policy, folder: Path, tokenizer: Any) -> None:
 
 def save_weights(policy: Policy, folder: Path) -> None:
     """Writes the weights of a policy without adapter as they are between two steps, in the number format it computes in."""
-    keys: dict[str, Any] = {}
-    if policy.autocast:
-        cast: dict[int, torch.Tensor] = {}  # by storage, so that weights that are one stay one
-        keys["state_dict"] = {
-            name: cast.setdefault(value.data_ptr(), value.to(torch.bfloat16))
-            for name, value in policy.model.state_dict().items()
-        }
+    keys = {"state_dict": _in_bfloat16(policy.model.state_dict())} if policy.autocast else {}
     policy.model.save_pretrained(str(folder), **keys)
+
+
+def _in_bfloat16(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that are numbers with a point in bfloat16; those that are one tensor stay one."""
+    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in weights.values():
+        place = (value.data_ptr(), value.shape)
+        if place not in cast:
+            cast[place] = value.to(torch.bfloat16) if value.is_floating_point() else value
+    return {name: cast[value.data_ptr(), value.shape] for name, value in weights.items()}
 
 
 def fast_plan(model: Any, device: str, *, compiled: bool = False) -> AttentionPlan:

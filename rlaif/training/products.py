@@ -2,7 +2,8 @@
 
 torch computes them with MKL, which on processors not made by Intel keeps to AVX2: half the speed of oneDNN, which uses AVX-512
 wherever the processor has it; and two thirds of a training step are such products. On Intel's MKL is the faster one: by a tenth
-forward, and by up to a half backward, where weights are strided.
+forward, and by up to a half backward, where weights are strided. Its rounding hangs on the number of threads, oneDNN's
+does not.
 """
 
 import contextlib

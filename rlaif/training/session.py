@@ -201,7 +201,9 @@ def _cached(
     """The reference's log-probs from a file, made now if there is none with the same fingerprint."""
     other = config.reference_model
     fingerprint = {
-        "weights": weights_fingerprint(policy.model) if other is None else f"{other} {fingerprint_of(other)}",
+        "weights": weights_fingerprint(policy.model)
+        if other is None
+        else f"{other} {fingerprint_of(other)} by its own plan",
         "adapter": fingerprint_of(str(config.init_adapter)) or "" if other is None and config.init_adapter else "",
         "rows": Rows(list(rows)).hash(),
         "truncation": config.truncation,

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import killing
 import pytest
 from vllm_server import start_server, stopping, wait_until_ready
 
@@ -126,18 +127,7 @@ def test_the_adapter_that_answers_is_the_one_just_trained(
     assert max(line["sampling/sampling_logp_difference/mean"] for line in lines) < TOLERANCE
 
 
-KILLED = """
-import os, signal
-from rlaif.cli import main
-from rlaif.training.trainer import PolicyTrainer
-learn = PolicyTrainer.learn
-def deadly(self, *args):
-    if self.state.global_step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(self, *args)
-PolicyTrainer.learn = deadly
-main()
-"""
+KILLED = killing.AT_STEP_2 + "from rlaif.cli import main\nmain()\n"
 
 
 def test_a_killed_run_goes_on_although_its_adapter_is_still_loaded(

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from rlaif.chat import stop_token_ids
 from rlaif.errors import TrainError
-from rlaif.models import load_tokenizer
+from rlaif.models import adapter_base, load_tokenizer
 from rlaif.progress import say
 from rlaif.training.arguments import training_arguments
 from rlaif.training.checkpoints import METRICS_FILE
@@ -166,7 +166,8 @@ def _server_sampler(
         was_training = policy.model.training
         policy.model.eval()
         try:
-            found: list[float] = own_logps(policy.model, prompt, Completion(ids), device).tolist()
+            with autocast(policy, device):
+                found: list[float] = own_logps(policy.model, prompt, Completion(ids), device).tolist()
         finally:
             policy.model.train(was_training)
         return found
@@ -191,7 +192,7 @@ def _vllm(config: OnlineConfig, policy: Policy) -> Vllm:
         "gpu_memory": rollouts.gpu_memory, "engine_args": rollouts.engine_args,
     }  # fmt: skip
     if config.full:
-        return WeightsHere(policy.base, **shape)
+        return WeightsHere(adapter_base(policy.base) or policy.base, **shape)
     return AdaptersHere(policy.base, rank=policy.model.peft_config["default"].r, **shape)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +42,15 @@ class VllmServer:
 
     async def loaded(self) -> list[str]:
         """The names of the models and adapters that it serves."""
-        return [str(model["id"]) for model in await self._models()]
+        return [model["id"] for model in await self._models()]
 
-    async def _models(self) -> list[Any]:
+    async def _models(self) -> list[dict[str, Any]]:
         """What it lists of the models and adapters that it serves."""
         reply = await self._send("v1/models", None, FAILED)
         try:
-            found: list[Any] = self._answer(reply, "to list its models")["data"]
-            if all(str(model["id"]) for model in found):
-                return found
-        except (KeyError, TypeError):
-            pass
-        raise self._unreadable(reply, "its list of models")
+            return [{**model, "id": str(model["id"])} for model in self._answer(reply, "to list its models")["data"]]
+        except (KeyError, TypeError) as error:
+            raise self._unreadable(reply, "its list of models") from error
 
     async def load(self, name: str, folder: Path) -> None:
         """Has it load the adapter in `folder` under a new name; done already is well, as another process may have done it."""
@@ -178,11 +175,16 @@ def sampled(answer: Mapping[str, Any]) -> list[Sampled] | None:
         ids, logprobs, ended = choice.get("token_ids"), choice.get("logprobs"), choice["finish_reason"]
         if not ids or logprobs is None or len(logprobs["token_logprobs"]) != len(ids):
             return None
-        if ended not in ("stop", "length"):
-            raise ValueError(f"finish_reason {ended}")
-        logps = tuple(float(value) for value in logprobs["token_logprobs"])
-        found.append(Sampled(tuple(int(token) for token in ids), logps, ended == "stop"))
+        found.append(as_sampled(ids, logprobs["token_logprobs"], ended))
     return found
+
+
+def as_sampled(ids: Iterable[Any], logps: Iterable[Any], ended: Any) -> Sampled:
+    """A response of these tokens, whose log-probs are as many. ended: its finish_reason; ValueError is raised for one that is
+    not an end, as abort."""
+    if ended not in ("stop", "length"):
+        raise ValueError(f"finish_reason {ended}")
+    return Sampled(tuple(int(token) for token in ids), tuple(float(value) for value in logps), ended == "stop")
 
 
 def text_of(reply: HttpReply) -> str:

@@ -14,7 +14,7 @@ from rlaif.engines.vllm import VllmProcess, lora_rank, vllm_arguments, vllm_devi
 from rlaif.errors import EngineError, on_one_line
 from rlaif.progress import say
 from rlaif.training.online.samples import Sampled
-from rlaif.training.online.vllm_calls import SAMPLING
+from rlaif.training.online.vllm_calls import SAMPLING, as_sampled
 
 
 class VllmHere:
@@ -71,8 +71,8 @@ class VllmHere:
         except Exception as error:  # of the engine's process, and by its name alone: EngineDeadError and others
             raise EngineError(f"{self.shown} does not {what}: {on_one_line(error)}") from None
 
-    async def _outputs(self, body: Mapping[str, Any], adapter: Any = None) -> list[Any]:
-        """vLLM's responses to a prompt, in their order."""
+    async def _responses(self, body: Mapping[str, Any], adapter: Any = None) -> tuple[list[Sampled], set[str]]:
+        """The responses to a prompt, in their order, and the names of the weights that sampled them."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         parameters = SamplingParams(
@@ -85,7 +85,9 @@ class VllmHere:
         with self._telling("answer"):
             async for output in stream:
                 answer = output
-        return sorted(answer.outputs, key=lambda output: int(output.index))
+            ordered = sorted(answer.outputs, key=lambda output: int(output.index))
+            versions = {span.version for output in ordered for span in output.weight_versions or ()}
+            return [_sampled(output) for output in ordered], versions
 
     async def close(self) -> None:
         process, self._process = self._process, None
@@ -145,10 +147,11 @@ class AdaptersHere(VllmHere):
         """The responses to a prompt; None if it does not have the adapter that is asked."""
         if (adapter := self._adapters.get(str(body["model"]))) is None:
             return None
-        return [as_sampled(output) for output in await self._outputs(body, adapter)]
+        found, _ = await self._responses(body, adapter)
+        return found
 
 
-def as_sampled(output: Any) -> Sampled:
+def _sampled(output: Any) -> Sampled:
     """One of vLLM's responses with its log-probs."""
-    logps = tuple(each[token].logprob for token, each in zip(output.token_ids, output.logprobs, strict=True))
-    return Sampled(tuple(output.token_ids), logps, output.finish_reason == "stop")
+    logps = [each[token].logprob for token, each in zip(output.token_ids, output.logprobs, strict=True)]
+    return as_sampled(output.token_ids, logps, output.finish_reason)

@@ -7,15 +7,23 @@ the policy's.
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import EngineError, RlaifError
 from rlaif.progress import say
 from rlaif.training.online.samples import Sampled
-from rlaif.training.online.vllm_calls import BUSY, FAILED, FIRST_PAUSE_SECONDS, SAMPLING, VllmServer, text_of
-from rlaif.training.online.vllm_here import VllmHere, as_sampled
+from rlaif.training.online.vllm_calls import (
+    BUSY,
+    FAILED,
+    FIRST_PAUSE_SECONDS,
+    SAMPLING,
+    VllmServer,
+    as_sampled,
+    text_of,
+)
+from rlaif.training.online.vllm_here import VllmHere
 
 HOW_TO_START = (
     "start it with --enable-scale-out and the environment variable VLLM_SERVER_DEV_MODE=1 (vLLM 0.32 or newer)"
@@ -40,6 +48,7 @@ class WeightsServer(VllmServer):
         self._loading = asyncio.Lock()
         self._served: tuple[str, str] | None = None
         """The name of its model, and where that was loaded from."""
+        self._is_replaced = False
 
     async def loaded(self) -> list[str]:
         """Nothing: what an earlier start of the run left is written over."""
@@ -49,17 +58,21 @@ class WeightsServer(VllmServer):
         """Has it read the weights in `folder`, which are version `name`; done already is well."""
         async with self._loading:
             if await self._version() != name:
+                self._is_replaced = True
                 await self._read(str(folder.resolve()), name)
 
     async def unload(self, name: str) -> None:
         """Nothing is left of weights that were written over."""
 
     async def forget(self, name: str) -> bool:
-        """Has it read its own weights again; whether it did. For a run that ends."""
+        """Has it read its own weights again if it has others; whether it has them. For a run that ends."""
+        if not self._is_replaced:
+            return True
         self._patience_minutes = min(self._patience_minutes, LAST_WORD_MINUTES)
         try:
             _, own = await self._model()
             await self._read(own, "default")
+            self._is_replaced = False
         except RlaifError as error:
             say(
                 f"{self.shown} still has weights of this run ({error}); start it anew before you use it for anything else"
@@ -78,7 +91,7 @@ class WeightsServer(VllmServer):
         try:
             choices = sorted(self._answer(reply, "to answer")["choices"], key=lambda choice: int(choice["index"]))
             versions = {span["version"] for choice in choices for span in choice["weight_versions"] or ()}
-            found = [_sampled(choice) for choice in choices]
+            found = [_read_choice(choice) for choice in choices]
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable(reply, "an answer") from error
         self._check_count(found, body)
@@ -151,18 +164,13 @@ class WeightsHere(VllmHere):
 
     async def complete(self, body: Mapping[str, Any]) -> list[Sampled] | None:
         """The responses to a prompt; None if they are not by the version that is asked."""
-        outputs = await self._outputs(body)
-        versions = {span.version for output in outputs for span in output.weight_versions or ()}
-        return [as_sampled(output) for output in outputs] if versions == {body["model"]} else None
+        found, versions = await self._responses(body)
+        return found if versions == {body["model"]} else None
 
 
-def _sampled(choice: Mapping[str, Any]) -> Sampled:
+def _read_choice(choice: Mapping[str, Any]) -> Sampled:
     """One response that a server gave by its tokens. Raises KeyError, TypeError or ValueError for what is none."""
-    tokens: Iterable[Mapping[str, Any]] = choice["logprobs"]["content"]
-    ids = tuple(int(token) for token in choice["token_ids"])
-    logps = tuple(float(token["logprob"]) for token in tokens)
-    if not ids or len(ids) != len(logps):
-        raise ValueError(f"{len(ids)} tokens with {len(logps)} log-probs")
-    if choice["finish_reason"] not in ("stop", "length"):
-        raise ValueError(f"finish_reason {choice['finish_reason']}")
-    return Sampled(ids, logps, choice["finish_reason"] == "stop")
+    ids, content = choice["token_ids"], choice["logprobs"]["content"]
+    if not ids or len(ids) != len(content):
+        raise ValueError(f"{len(ids or ())} tokens with {len(content)} log-probs")
+    return as_sampled(ids, [token["logprob"] for token in content], choice["finish_reason"])

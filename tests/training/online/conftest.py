@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,5 +41,27 @@ def online_config(model_folder: Path, prompts_file: Path, letters_judge: Path, t
             "trainer": {"max_grad_norm": 1.0, "lr_scheduler_type": "constant"}, "epochs": 2,
         }  # fmt: skip
         return parse_config({**base, **changes})
+
+    return make
+
+
+@pytest.fixture
+def server(model_folder: Path) -> Iterator[Any]:
+    from tiny_vllm import TinyVllm
+
+    with TinyVllm(model_folder) as running:
+        yield running
+
+
+@pytest.fixture
+def served_config(online_config: Callable[..., Any]) -> Callable[..., Any]:
+    """The configuration of a run by a server; keywords replace keys."""
+
+    def make(url: str, **changes: Any) -> Any:
+        base: dict[str, Any] = {
+            "rollouts": {"engine": "server", "base_url": url}, "batch_size": 2, "group_size": 2, "epochs": 1,
+            "max_tokens": 6, "patience_minutes": 0.02,
+        }  # fmt: skip
+        return online_config(**{**base, **changes})
 
     return make

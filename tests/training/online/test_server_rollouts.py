@@ -4,42 +4,20 @@ The server is a stand-in that holds the tiny model (tiny_vllm.py); tests/engines
 """
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import killing
 import pytest
+from runs import in_process
 from tiny_vllm import TinyVllm
 
 from rlaif.errors import ConfigError, EngineError, OutageError, RlaifError
 from rlaif.training import train
 from rlaif.training.checkpoints import read_metrics
 from rlaif.training.online import vllm_calls
-
-
-@pytest.fixture
-def server(model_folder: Path) -> Iterator[TinyVllm]:
-    with TinyVllm(model_folder) as running:
-        yield running
-
-
-@pytest.fixture
-def served_config(online_config: Callable[..., Any]) -> Callable[..., Any]:
-    """The configuration of a run by a server; keywords replace keys."""
-
-    def make(url: str, **changes: Any) -> Any:
-        base: dict[str, Any] = {
-            "rollouts": {"engine": "server", "base_url": url}, "batch_size": 2, "group_size": 2, "epochs": 1,
-            "max_tokens": 6, "patience_minutes": 0.02,
-        }  # fmt: skip
-        return online_config(**{**base, **changes})
-
-    return make
 
 
 def unused_port() -> int:
@@ -194,30 +172,7 @@ def test_a_server_that_was_started_anew_gets_the_adapter_again(served_config: An
     assert [event.rsplit("-", 1)[1] for event in server.events if event.startswith("load")] == ["0", "1", "1", "2", "3"]
 
 
-def in_process(config: Any, code: str, processes: int = 1) -> "subprocess.CompletedProcess[str]":
-    """Runs code, which sees the configuration as `config`, in fresh processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--no-python", sys.executable]
-    head = (
-        "import json, os, signal, sys\nfrom rlaif.training import parse_config, train\n"
-        "config = parse_config(json.loads(sys.argv[1]))\n"
-    )
-    return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), "-c", head + code, config.model_dump_json()],
-        env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-
-
-KILLED = """
-from rlaif.training.trainer import PolicyTrainer
-learn = PolicyTrainer.learn
-def deadly(self, *args):
-    if self.state.global_step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(self, *args)
-PolicyTrainer.learn = deadly
-train(config)
-"""
+KILLED = killing.AT_STEP_2 + "train(config)\n"
 
 
 def test_a_killed_run_goes_on_although_its_adapter_is_loaded(served_config: Any, server: TinyVllm) -> None:

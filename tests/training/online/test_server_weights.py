@@ -3,42 +3,29 @@
 The server is a stand-in that holds the tiny model (tiny_vllm.py); tests/engines/test_vllm_rollouts.py has the real one.
 """
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killing
 import pytest
+import torch
+from runs import in_process
 from tiny_vllm import TinyVllm
 
 from rlaif.errors import EngineError
 from rlaif.models import load_model
 from rlaif.training import train
 from rlaif.training.checkpoints import read_metrics
-from rlaif.training.online import vllm_weights
+from rlaif.training.online import session, vllm_weights
+from rlaif.training.policy import load_policy
 
 
 @pytest.fixture
-def server(model_folder: Path) -> Iterator[TinyVllm]:
-    with TinyVllm(model_folder) as running:
-        yield running
-
-
-@pytest.fixture
-def full_config(online_config: Callable[..., Any]) -> Callable[..., Any]:
-    """The configuration of a run of 4 steps by a server; keywords replace keys."""
-
-    def make(url: str, **changes: Any) -> Any:
-        base: dict[str, Any] = {
-            "rollouts": {"engine": "server", "base_url": url}, "batch_size": 2, "group_size": 2, "epochs": 1,
-            "max_tokens": 6, "patience_minutes": 0.02, "full": True, "learning_rate": 1e-3,
-        }  # fmt: skip
-        return online_config(**{**base, **changes})
-
-    return make
+def full_config(served_config: Callable[..., Any]) -> Callable[..., Any]:
+    """The configuration of a run of all weights by a server; keywords replace keys."""
+    return lambda url, **changes: served_config(url, **{"full": True, "learning_rate": 1e-3, **changes})
 
 
 def kinds(events: list[str]) -> list[str]:
@@ -138,6 +125,43 @@ def test_an_answer_without_what_is_learnt_from_is_one_message(
         train(full_config(server.url))
 
 
+def test_weights_are_written_in_the_format_they_are_used_in(
+    full_config: Any, server: TinyVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16, computed over float32 weights: head and embeddings, which are one, once."""
+    from safetensors.torch import load_file
+
+    seen = []
+    own = session.save_weights
+
+    def watched(policy: Any, folder: Path) -> None:
+        own(policy, folder)
+        seen.append(load_file(folder / "model.safetensors"))
+
+    monkeypatch.setattr(session, "save_weights", watched)
+    train(full_config(server.url, dtype="bfloat16"))
+    assert len(seen) == 4
+    for weights in seen:
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+def test_a_server_that_was_given_nothing_keeps_its_weights_unasked(
+    full_config: Any, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TinyVllm(model_folder, loads=False) as server, pytest.raises(EngineError):
+        train(full_config(server.url))
+    assert "still has weights" not in capsys.readouterr().err
+
+
+def test_vllm_in_the_run_starts_with_the_base_of_an_adapter(online_config: Any, tmp_path: Path) -> None:
+    """Trained whole from an adapter, the policy is given to vLLM, which can not start with an adapter."""
+    first = online_config(output=tmp_path / "first", trainer={"max_steps": 1})
+    train(first)
+    config = online_config(model=str(tmp_path / "first"), full=True, rollouts={"engine": "vllm"})
+    vllm = session._vllm(config, load_policy(config))
+    assert vllm.model == str(Path(first.model).resolve())
+
+
 def test_a_server_that_does_not_answer_by_tokens_is_told_how_to_start(full_config: Any, server: TinyVllm) -> None:
     server.by_tokens = False
     with pytest.raises(EngineError, match=r"does not answer by tokens \(HTTP 403\); start it with --enable-scale-out"):
@@ -152,26 +176,9 @@ def test_a_server_that_takes_no_weights_is_told_how_to_start(full_config: Any, m
         train(full_config(server.url, patience_minutes=60))
 
 
-KILLED = """
-import json, os, signal, sys
-from rlaif.training import parse_config, train
-from rlaif.training.trainer import PolicyTrainer
-learn = PolicyTrainer.learn
-def deadly(self, *args):
-    if self.state.global_step == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(self, *args)
-PolicyTrainer.learn = deadly
-train(parse_config(json.loads(sys.argv[1])))
-"""
-
-
 def test_a_killed_run_goes_on_with_a_server_that_has_its_old_weights(full_config: Any, server: TinyVllm) -> None:
     config = full_config(server.url)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, config.model_dump_json()], capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    done = in_process(config, killing.AT_STEP_2 + "train(config)\n")
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert server.version.endswith("-2")
     server.events.clear()
