@@ -1,6 +1,7 @@
 """Shared by all tests: where the real model is, and small records."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test reaches for a hub
 if os.environ.get("RLAIF_TEST_DEVICE", "cpu") == "cpu":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are written for the CPU; make test-gpu runs those for CUDA
+
+sys.path.append(str(Path(__file__).parent))
 
 from rlaif.types import Message, Prompt, Response, Sampling
 

@@ -1,13 +1,12 @@
 """The README is true: its tour runs as written, and every other command in it is one that exists."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
+import forked
 import pytest
 import typer.main
 
@@ -55,18 +54,17 @@ def headings(path: Path) -> set[str]:
 
 @pytest.mark.model
 def test_the_tour_runs_as_written(tmp_path: Path, model_path: str) -> None:
-    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    """With every other row of its prompts."""
+    shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
+    for path in (tmp_path / "examples/prompts.jsonl", tmp_path / "examples/heldout.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[::2]))
     (tmp_path / ".cache/models").mkdir(parents=True)
     (tmp_path / ".cache/models/SmolLM2-135M-Instruct").symlink_to(Path(model_path).resolve())
     tour = re.search(r"<!-- tour -->\n```bash\n(.*?)```", README, re.S)
     assert tour is not None
     for line in tour[1].splitlines():
-        command = [sys.executable, "-m", "rlaif", *shlex.split(line)[1:]]
-        result = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )  # fmt: skip
+        result = forked.run("-m", "rlaif", *shlex.split(line)[1:], cwd=tmp_path)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
     evaluation = json.loads((tmp_path / "runs/tour/eval/evaluation.json").read_text())
-    assert evaluation["wins"] + evaluation["ties"] + evaluation["losses"] == 4
+    assert evaluation["wins"] + evaluation["ties"] + evaluation["losses"] == 2
     assert (tmp_path / "runs/tour/dpo/adapter_model.safetensors").is_file()

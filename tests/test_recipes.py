@@ -1,15 +1,14 @@
 """A whole recipe on the real model: killed in every stage and run again, it gives what an uninterrupted run gives."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
+from forked import Forked
 
 from rlaif.errors import ConfigError
 from rlaif.recipes.config import load_recipe
@@ -18,7 +17,7 @@ from rlaif.recipes.run import run
 RECIPE = """\
 output: {output}
 model: {model}
-engine: {{batch_size: 1}}  # how a product is rounded may hang on how many rows it has, and a sample on that
+engine: {{batch_size: 1}}  # how a product is rounded may hang on how many rows it has, and samples and votes on that
 generate:
   prompts: prompts.jsonl
   n: 3
@@ -26,7 +25,7 @@ generate:
 judge:
   judge: panel.yaml
   models: ["{{model}}"]
-  engine: {{batch_size: 2}}
+  engine: {{batch_size: 1}}
 pairs: {{min_pairs: 3, keep_truncated: true}}
 train: {{method: dpo, learning_rate: 1.0e-3, epochs: 2, batch_size: 2, save_steps: 1, lora: {{r: 2}}}}
 evaluate:
@@ -34,7 +33,7 @@ evaluate:
   judge: short.yaml
   sampling: {{temperature: 1.0, max_tokens: 12, seed: 1}}
 """
-QUESTIONS = ("What is tea?", "Name a river.", "Why is fire hot?", "Who are you?", "What is a cat?", "How are you?")
+QUESTIONS = ("What is tea?", "Name a river.", "Why is fire hot?", "Who are you?")
 
 
 @pytest.fixture
@@ -60,23 +59,20 @@ def lines(path: Path) -> list[str]:
     return sorted(path.read_text().splitlines()) if path.exists() else []
 
 
-def start(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlaif", "run", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(path: Path) -> Forked:
+    return forked.start("-m", "rlaif", "run", str(path))
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
+def kill_when(process: Forked, ready: Callable[[], bool]) -> bool:
     """SIGKILL as soon as `ready`; False if the process ended first."""
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.returncode is None and time.monotonic() < deadline:
         if ready():
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            return True
+            process.kill()
+            return process.ended().returncode == -signal.SIGKILL
         time.sleep(0.01)
-    _out, err = process.communicate()
-    assert process.returncode == 0, err
+    done = process.ended()
+    assert done.returncode == 0, done.stderr
     return False
 
 
@@ -123,11 +119,10 @@ def test_a_run_killed_in_every_stage_gives_what_an_uninterrupted_run_gives(recip
         assert killed[key] == uninterrupted[key], key
 
     files = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
-    again = start(path)
-    out, err = again.communicate()
+    again = start(path).ended()
     assert again.returncode == 0
-    assert err.count("done before, not run again") == 5
-    assert "picks first" in out
+    assert again.stderr.count("done before, not run again") == 5
+    assert "picks first" in again.stdout
     changed = {file.name for file, time_ in files.items() if file.stat().st_mtime_ns != time_}
     assert changed == {"summary.md"}
 

@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from rlaif.cli.bench import SetName
@@ -12,8 +12,7 @@ from rlaif.gold.convert import SETS
 
 
 def rlaif(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlaif", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return forked.run("-m", "rlaif", *map(str, arguments))
 
 
 @pytest.fixture

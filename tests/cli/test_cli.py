@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 COMMANDS = ("generate", "revise", "judge", "pairs", "train", "evaluate", "run", "ls", "show", "cp")
@@ -14,8 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 def rlaif(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlaif", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
+    return forked.run("-m", "rlaif", *map(str, arguments), cwd=cwd, env=env)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -97,13 +97,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=[told for _, told in MISTAKES])
-def test_a_mistake_is_one_message_and_exit_status_2(folder: Path, arguments: list[str], told: str) -> None:
-    import os
-
-    environment = {key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"}
-    result = rlaif(
-        *arguments, cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(EXAMPLES.parent)}
-    )
+def test_a_mistake_is_one_message_and_exit_status_2(
+    folder: Path, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    result = rlaif(*arguments, cwd=folder)
     assert result.returncode == 2, result.stderr
     assert told in result.stderr
     assert "Traceback" not in result.stderr

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import forked
 from aiohttp import web
 from stub_server import Body, StubServer, chat_reply, fault
 
@@ -16,13 +17,8 @@ KEY = "sk-very-secret-0123456789abcdef"
 
 async def rlaif(folder: Path, *arguments: str) -> tuple[int, str]:
     """Runs a command with the key in its environment; gives back its exit status and all it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rlaif", *arguments, cwd=folder, env={**ENVIRONMENT, "MY_KEY": KEY},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode()
+    done = await asyncio.to_thread(forked.run, "-m", "rlaif", *arguments, cwd=folder, env={"MY_KEY": KEY})
+    return done.returncode, done.stdout + done.stderr
 
 
 def answer(body: Body, before: int) -> web.StreamResponse:

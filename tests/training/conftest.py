@@ -29,6 +29,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No curves of a run but where they are looked at: they take longer to draw than a tiny model to train."""
+    if "pictures" not in request.keywords:
+        monkeypatch.setattr("rlaif.training.run.draw_curves", lambda *given: None)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return build_tokenizer()

@@ -307,6 +307,7 @@ def test_merging_refuses_what_is_no_adapter_and_overwrites_nothing(
         merge(tmp_path / "run", model_folder)
 
 
+@pytest.mark.pictures
 def test_a_run_ends_with_a_picture_of_its_curves(run: Any, tmp_path: Path) -> None:
     run("dpo", validation=0.3, eval_steps=1)
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")

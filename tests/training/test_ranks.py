@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -54,15 +55,10 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 def in_processes(count: int, configs: list[dict[str, Any]], **settings: str) -> None:
-    """Trains each configuration in `count` processes that torchrun starts; settings: environment variables."""
+    """Trains each configuration in `count` processes as torchrun starts them; settings: environment variables."""
     kind = "fsdp" if "FSDP_VERSION" in settings else "zero3" if settings.get("ACCELERATE_DEEPSPEED_CONFIG_FILE") else ""
     code = CODE.replace("sys.argv[2]", repr(kind))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **settings}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--no-python"]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", code, json.dumps(configs, default=str)],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = forked.run_group(count, "-c", code, json.dumps(configs, default=str), env=settings)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

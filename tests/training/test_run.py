@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import yaml
@@ -144,16 +142,13 @@ train(parse_config(json.loads(sys.argv[1])))
 
 def kill_after_step(config: TrainConfig, step: int, flag: Path) -> None:
     """Runs training in a process of its own and kills it with SIGKILL when the checkpoint of `step` is there."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", RUN_CHILD, config.model_dump_json(), str(step), str(flag)], env=environment
-    )
+    child = forked.start("-c", RUN_CHILD, config.model_dump_json(), str(step), str(flag))
     for _ in range(600):
-        if flag.exists() or child.poll() is not None:
+        if flag.exists() or child.returncode is not None:
             break
         time.sleep(0.1)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    assert child.ended().returncode == -signal.SIGKILL
 
 
 def test_a_killed_run_continues_bit_for_bit(train_config: Any, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """Whole online runs of a tiny model: what is written, resume after a kill anywhere, and that it learns."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -106,12 +104,8 @@ train(parse_config(json.loads(sys.argv[1])))
 
 def kill(config: Any, where: str, calls: int) -> None:
     """Runs a configuration in a process that is killed at such a call."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.run(
-        [sys.executable, "-c", KILLER, config.model_dump_json(), where, str(calls)],
-        env=environment, capture_output=True, check=False,
-    )  # fmt: skip
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    child = forked.run("-c", KILLER, config.model_dump_json(), where, str(calls))
+    assert child.returncode == -signal.SIGKILL, child.stderr
 
 
 @pytest.mark.parametrize(
