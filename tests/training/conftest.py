@@ -1,5 +1,6 @@
 """Fixtures of the training tests; what they are made of is in tiny.py."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """Training collects garbage often: not what was imported."""
+    import rlaif.training.online.session  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

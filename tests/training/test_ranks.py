@@ -93,20 +93,21 @@ def test_a_mistake_in_one_process_stops_all(train_config: Any, tmp_path: Path) -
 
 
 def test_a_refusal_is_printed_by_the_first_process_alone(model_folder: Path, tmp_path: Path) -> None:
-    """Twice, as a configuration that none of them can read, and as data of which no row is left."""
+    """Twice, as a configuration that none of them can read, and, by torchrun, as data of which no row is left."""
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "chosen": null, "rejected": "b"}\n')
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rlaif", "train", "dpo"]
+    command = ["-m", "rlaif", "train", "dpo", "-m", str(model_folder), "--data", str(bad), "-o", str(tmp_path / "run")]
+    done = forked.run_group(2, *command, "--beta", "-1")
+    assert done.returncode == 2
+    assert done.stderr.count("error: beta: Input should be greater than 0") == 1
+    assert "Traceback" not in done.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    for flags, said in ((["--beta", "-1"], "beta: Input should be greater than 0"), ([], "no rows left to train on")):
-        given = ["-m", model_folder, "--data", bad, "-o", tmp_path / "run", *flags]
-        done = subprocess.run(
-            [*command, *map(str, given)], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.stderr.count(said) == 1, done.stderr[-4000:]
-        assert f"error: {said}" in done.stderr or f"error: {bad}: {said}" in done.stderr
-        assert "Traceback" not in done.stderr.split("torch/distributed")[0]
-        assert "exitcode  : 2" in done.stderr
+    done = subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stderr.count("no rows left to train on") == 1, done.stderr[-4000:]
+    assert f"error: {bad}: no rows left to train on" in done.stderr
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+    assert "exitcode  : 2" in done.stderr
 
 
 def test_an_error_of_another_process_is_printed_with_its_number(
