@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import runpy
+import shutil
 import socket
 import sys
 import tempfile
@@ -27,6 +28,7 @@ CONTEXT.set_forkserver_preload(
         "transformers.data", "transformers.models.llama.modeling_llama", "transformers.trainer",
     ]
 )  # fmt: skip
+PRINTED = ("out", "err")
 LONGEST_SECONDS = 240.0
 GRACE_SECONDS = 5.0
 """What the others of a group have to end by themselves once one of them has failed."""
@@ -49,7 +51,8 @@ class Forked:
     def ended(self, seconds: float = LONGEST_SECONDS) -> "CompletedProcess[str]":
         """Waits for its end. Raises AssertionError with what it printed, and kills it, if that takes too long."""
         self.process.join(seconds)
-        out, err = (self.printed.joinpath(name).read_text(errors="replace") for name in ("out", "err"))
+        out, err = (self.printed.joinpath(name).read_text(errors="replace") for name in PRINTED)
+        shutil.rmtree(self.printed)
         if self.process.exitcode is None:
             self.process.kill()
             raise AssertionError(
@@ -61,9 +64,12 @@ class Forked:
 def start(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Forked:
     """Starts `python *arguments`, of the form -c CODE ... or -m MODULE ...; env: variables beside those of this process."""
     printed = Path(tempfile.mkdtemp(prefix="forked-"))
+    for name in PRINTED:
+        (printed / name).touch()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
     process = CONTEXT.Process(target=_enter, args=(arguments, environment, str(cwd or Path.cwd()), str(printed)))
     process.start()
+    atexit.register(process.kill)  # whatever a failed test leaves
     return Forked(process, arguments, printed)
 
 
@@ -75,7 +81,8 @@ def run(*arguments: str, **places: Any) -> "CompletedProcess[str]":
 def run_group(count: int, *arguments: str, env: Mapping[str, str] | None = None) -> "CompletedProcess[str]":
     """Runs the same in `count` processes that torch.distributed knows as one group, as torchrun does.
 
-    If one fails the others are ended. Gives the first status that is not 0, and what all of them printed.
+    If one fails, or they take too long, those that are left are killed. Gives the first status that is not 0, and what all of
+    them printed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -95,18 +102,18 @@ def run_group(count: int, *arguments: str, env: Mapping[str, str] | None = None)
         if any(member.returncode for member in members):
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         time.sleep(0.02)
-    status = next((member.returncode for member in members if member.returncode), 0)
-    if status:
-        for member in members:
-            member.kill()
-    done = [member.ended(1.0) for member in members]
+    failed = [member.returncode for member in members if member.returncode]
+    for member in members:
+        member.kill()
+    done = [member.ended() for member in members]
+    status = next((status for status in (*failed, *(one.returncode for one in done)) if status), 0)
     return CompletedProcess(arguments, status, "".join(one.stdout for one in done), "".join(one.stderr for one in done))
 
 
 def _enter(arguments: Sequence[str], environment: Mapping[str, str], cwd: str, printed: str) -> None:
     """The work of the new process."""
-    for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(os.path.join(printed, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    for descriptor, name in enumerate(PRINTED, start=1):
+        os.dup2(os.open(os.path.join(printed, name), os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

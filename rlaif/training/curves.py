@@ -13,6 +13,7 @@ SHOWN = (
 COLUMNS = 3
 ROW_INCHES = 2.6
 HEAD_INCHES, FOOT_INCHES = 0.75, 0.5
+"""Above the first row of plots, and within the last below its axes."""
 
 
 def draw_curves(lines: Sequence[dict[str, float]], path: Path, title: str) -> None:

@@ -12,10 +12,8 @@ COMMANDS = ("generate", "revise", "judge", "pairs", "train", "evaluate", "run", 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def rlaif(
-    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return forked.run("-m", "rlaif", *map(str, arguments), cwd=cwd, env=env)
+def rlaif(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return forked.run("-m", "rlaif", *map(str, arguments), cwd=cwd)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -385,15 +385,15 @@ LONG = (
 
 @pytest.mark.parametrize("unit", LONG)
 def test_long_hostile_texts_take_linear_time(unit: str) -> None:
-    """A quadratic pattern takes 10^9 steps on 50,000 characters: ten seconds, where a linear one takes milliseconds."""
-    text = unit * (50_000 // len(unit))
+    """A quadratic pattern takes 2 * 10^10 steps on 200,000 characters: minutes, where a linear one takes milliseconds."""
+    text = unit * (200_000 // len(unit))
     for form, offer, mode in all_readings():
         started = time.process_time()
         read(text, form, offer, mode)
-        assert time.process_time() - started < 1, (unit, form.name, mode)
+        assert time.process_time() - started < 3, (unit, form.name, mode)
     started = time.process_time()
     verdict_syntax(text)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.skipif(GOLD is None, reason="RLAIF_GOLD does not name the folder of gold data")

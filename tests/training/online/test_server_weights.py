@@ -12,6 +12,7 @@ import killing
 import pytest
 import torch
 from runs import in_process
+from tiny import build_llama, build_tokenizer
 from tiny_vllm import TinyVllm
 
 from rlaif.errors import EngineError
@@ -126,9 +127,12 @@ def test_an_answer_without_what_is_learnt_from_is_one_message(
 
 
 def test_weights_are_written_in_the_format_they_are_used_in(
-    full_config: Any, server: TinyVllm, monkeypatch: pytest.MonkeyPatch
+    full_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bfloat16, computed over float32 weights: head and embeddings, which are one, once."""
+    tied = tmp_path / "tied"
+    build_llama(torch.float32, tie_word_embeddings=True).save_pretrained(tied)
+    build_tokenizer().save_pretrained(tied)
     from safetensors.torch import load_file
 
     seen = []
@@ -139,9 +143,12 @@ def test_weights_are_written_in_the_format_they_are_used_in(
         seen.append(load_file(folder / "model.safetensors"))
 
     monkeypatch.setattr(session, "save_weights", watched)
-    train(full_config(server.url, dtype="bfloat16"))
+    with TinyVllm(tied) as server:
+        train(full_config(server.url, model=str(tied), dtype="bfloat16"))
     assert len(seen) == 4
     for weights in seen:
+        assert "model.embed_tokens.weight" in weights
+        assert "lm_head.weight" not in weights
         assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
